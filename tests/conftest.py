@@ -1,0 +1,45 @@
+"""What every test of the suite meets: markers that say what a test needs, and the proof of which build is tested."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import pytest
+
+import prefork
+
+# The modules setup.py compiles; one is enough to tell the builds apart.
+_HOT = "prefork.system.scoreboard"
+
+
+def _loaded_build() -> str:
+    spec = importlib.util.find_spec(_HOT)
+    assert spec is not None
+    assert spec.origin is not None
+    return "compiled" if spec.origin.endswith(".so") else "plain"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """PREFORK_EXPECT=compiled|plain stops the run if the other build would be tested."""
+    expected = os.environ.get("PREFORK_EXPECT", "")
+    if expected and expected != _loaded_build():
+        raise pytest.UsageError(f"expected the {expected} build, but {prefork.__path__[0]} is {_loaded_build()}")
+
+
+def pytest_report_header() -> str:
+    """The build under test, where everybody looks."""
+    return f"prefork: {_loaded_build()}, from {prefork.__path__[0]}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine or user cannot run, with the reason; tests/run judges the reasons."""
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+    needed = [str(mark.args[0]) for mark in item.iter_markers("tool")]
+    if item.get_closest_marker("nginx"):
+        needed.append("nginx")
+    for tool in needed:
+        if shutil.which(tool, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin") is None:
+            pytest.skip(f"missing tool: {tool}")
