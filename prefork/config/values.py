@@ -1,0 +1,150 @@
+"""Text into values: what an operator may write for a duration, a size, a mode and the rest.
+
+Each function here makes a reader: it takes the text of one value and returns the value, or raises ``ValueError``
+with a phrase that says what was expected ("a duration such as 250ms, 30s or 5m, …"). Who asked, under which name,
+and what was found is for the caller to add. Digits are ASCII digits: what Python calls a number elsewhere
+(``1_000``, ``٣``, ``nan``) is none in a configuration.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+__all__ = [
+    "Reader",
+    "choice",
+    "duration",
+    "matching",
+    "number",
+    "octal",
+    "optional",
+    "size",
+    "spell_duration",
+    "spell_size",
+]
+
+Reader = Callable[[str], object]
+
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(ms|s|m|h|)", re.ASCII)
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+# poll(2) counts milliseconds in a signed int: 24.8 days are the longest wait there is.
+_LONGEST: Final = 24 * 86_400.0
+
+_SIZE: Final = re.compile(r"([0-9]{1,18})([KMGT]?)", re.ASCII)
+_BYTES: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_LARGEST: Final = 1024**4
+
+_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_OCTAL: Final = re.compile(r"(?:0o)?([0-7]{1,6})", re.ASCII)
+
+
+def duration(*, least: float = 0.0) -> Reader:
+    """Seconds as a float, from ``250ms``, ``30s``, ``5m``, ``1h`` or a bare number of seconds."""
+    expected = f"a duration such as 250ms, 30s, 5m or plain seconds, from {spell_duration(least)} to 24 days"
+
+    def read(text: str) -> float:
+        found = _DURATION.fullmatch(text)
+        if found is None:
+            raise ValueError(expected)
+        seconds = float(found[1]) * _SECONDS[found[2]]
+        if not least <= seconds <= _LONGEST:
+            raise ValueError(expected)
+        return seconds
+
+    return read
+
+
+def size(*, least: int, most: int = _LARGEST) -> Reader:
+    """Bytes as an int, from ``4096``, ``64K``, ``256M`` or ``1G`` (powers of 1024, either case)."""
+    expected = f"a size such as 64K, 256M or plain bytes, from {spell_size(least)} to {spell_size(most)}"
+
+    def read(text: str) -> int:
+        found = _SIZE.fullmatch(text.upper())
+        if found is None:
+            raise ValueError(expected)
+        value = int(found[1]) * _BYTES[found[2]]
+        if not least <= value <= most:
+            raise ValueError(expected)
+        return value
+
+    return read
+
+
+def number(least: int, most: int) -> Reader:
+    """A decimal number within bounds."""
+    expected = f"a number from {least} to {most}"
+
+    def read(text: str) -> int:
+        if _NUMBER.fullmatch(text) is None or not least <= int(text) <= most:
+            raise ValueError(expected)
+        return int(text)
+
+    return read
+
+
+def octal(most: int) -> Reader:
+    """Permission bits, written in octal: ``0660``, ``660`` or ``0o660``."""
+    expected = f"octal digits from 0 to 0{most:o}, as chmod(1) takes them"
+
+    def read(text: str) -> int:
+        found = _OCTAL.fullmatch(text)
+        if found is None or int(found[1], 8) > most:
+            raise ValueError(expected)
+        return int(found[1], 8)
+
+    return read
+
+
+def choice(*words: str) -> Reader:
+    """One of a few words, spelled exactly."""
+    expected = f"{', '.join(words[:-1])} or {words[-1]}"
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(expected)
+        return text
+
+    return read
+
+
+def matching(pattern: str, expected: str) -> Reader:
+    """Text that matches the whole pattern, unchanged."""
+    compiled = re.compile(pattern)
+
+    def read(text: str) -> str:
+        if compiled.fullmatch(text) is None:
+            raise ValueError(expected)
+        return text
+
+    return read
+
+
+def optional(read: Reader) -> Reader:
+    """What ``read`` takes, or ``off``, which gives ``None``."""
+
+    def read_or_off(text: str) -> object:
+        if text == "off":
+            return None
+        try:
+            return read(text)
+        except ValueError as problem:
+            raise ValueError(f"{problem}, or off") from None
+
+    return read_or_off
+
+
+def spell_duration(seconds: float) -> str:
+    """The shortest way to write a duration: ``25s``, ``250ms``, ``5m``."""
+    if seconds and seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    if seconds >= 60 and seconds % 60 == 0:
+        return f"{seconds / 60:g}m"
+    return f"{seconds:g}s"
+
+
+def spell_size(value: int) -> str:
+    """The shortest way to write a size: ``64K``, ``256M``, ``1000``."""
+    unit = next((unit for unit, factor in reversed(_BYTES.items()) if value and value % factor == 0), "")
+    return f"{value // _BYTES[unit]}{unit}"
