@@ -1,0 +1,81 @@
+"""Where to listen, as the operator writes it: a path, ``@abstract`` or ``fd://N``.
+
+Only the text is judged here, so that a configuration can be checked anywhere; what the machine has to say about
+it comes when the address is claimed. Everything that looks like another kind of address is refused by name instead
+of becoming a file called ``localhost:8000`` in the current directory.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from prefork.errors import ConfigurationError
+
+__all__ = ["Address", "AddressKind", "parse_address"]
+
+_INHERITED: Final = "fd://"
+_TCP: Final = re.compile(r"(\[[^]/]*\]|[^/:@]*):\d+|\d+(\.\d+){3}|\[[^]/]*\]|(tcp|https?)://.*")
+_PREFIXED: Final = re.compile(r"(unix:(?://)?)(?P<path>[/@].*)")
+_LATER: Final = {"systemd": "fd://3", "starter": "fd://N, the number in SERVER_STARTER_PORT"}
+
+
+class AddressKind(Enum):
+    """The three kinds of Unix listener."""
+
+    PATH = auto()
+    ABSTRACT = auto()
+    INHERITED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One address; `str` gives back what the operator wrote."""
+
+    text: str
+    kind: AddressKind
+    name: str = ""  # the path (perhaps relative), or the abstract name without its "@"
+    descriptor: int = -1
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_address(text: str) -> Address:
+    """The address that ``text`` names. Raises `ConfigurationError` for what is none, or none of this version's."""
+    if not text or "\0" in text:
+        raise ConfigurationError(f"socket {text!r}: expected a path, @abstract or fd://N")
+    if text.startswith(_INHERITED):
+        return _parse_inherited(text)
+    if text.startswith("@"):
+        if text == "@":
+            raise ConfigurationError("socket @: an abstract socket needs a name after the @")
+        return Address(text, AddressKind.ABSTRACT, name=text[1:])
+    _refuse_other_kinds(text)
+    if text.endswith(("/", "/.", "/..")):
+        raise ConfigurationError(f"socket {text}: this names a directory; expected a file in it, as {text}/app.sock")
+    return Address(text, AddressKind.PATH, name=text)
+
+
+def _parse_inherited(text: str) -> Address:
+    number = text.removeprefix(_INHERITED)
+    if not (number.isascii() and number.isdigit()) or int(number) > 2**31 - 1:
+        raise ConfigurationError(f"socket {text}: expected the number of an inherited descriptor, as fd://3")
+    return Address(text, AddressKind.INHERITED, descriptor=int(number))
+
+
+def _refuse_other_kinds(text: str) -> None:
+    if _TCP.fullmatch(text):
+        raise ConfigurationError(
+            f"socket {text}: TCP listeners speak HTTP, which this version does not; expected a path, @abstract or fd://N"
+        )
+    if prefixed := _PREFIXED.fullmatch(text):
+        raise ConfigurationError(f"socket {text}: nginx writes it so; here the path alone is meant: {prefixed['path']}")
+    if text in _LATER:
+        raise ConfigurationError(
+            f"socket {text}: this version does not look for such sockets itself; name the descriptor: {_LATER[text]}"
+        )
+    if text.isdigit():
+        raise ConfigurationError(f"socket {text}: a number names no socket; expected a path, @abstract or fd://{text}")

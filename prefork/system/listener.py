@@ -1,0 +1,198 @@
+"""The listening socket of a pool: claimed before the application is loaded, opened when it is ready.
+
+Birth: `Listener.claim` takes the lock, probes, and checks everything that can be known; nothing exists at the path
+yet. `Listener.open` binds and listens: the path exists only when it serves. A failed `open` leaves nothing behind.
+
+* The final path is bound directly: a socket that is renamed later shows its first name in ss(8) for ever.
+* The socket is unlinked only while the path still leads to the inode that we bound.
+* An abstract name has no file, hence no lock and no mode: binding it, before it listens, is the claim.
+* An inherited socket belongs to its giver and is only used (see `prefork.system.handover`).
+
+A process that forks keeps the claim to itself, record locks are not inherited: so claim after daemonizing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import suppress
+from typing import Final
+
+from prefork.errors import ConfigurationError, PreforkError
+from prefork.system.address import Address, AddressKind, parse_address
+from prefork.system.birth import Access, Birthmark, bind_path
+from prefork.system.handover import adopt
+from prefork.system.ownership import PathLock
+from prefork.system.place import check_length, check_place, warn_of_place
+from prefork.system.probe import Finding, Found, Patience, clear_path, in_use, is_orphan, probe
+
+__all__ = ["Address", "AddressKind", "Listener", "parse_address"]
+
+_SOMAXCONN: Final = "/proc/sys/net/core/somaxconn"
+_LARGEST_BACKLOG: Final = 2**31 - 1  # an int, listen(2)
+
+
+class Listener:
+    """One listening socket and the claim on its address. Made by `claim`."""
+
+    def __init__(self, address: Address, access: Access, backlog: int) -> None:
+        self.address = address
+        self.access = access
+        self.backlog = backlog  # as the kernel will apply it
+        self.path: str | None = None  # in the file system, absolute; None for an abstract or unnamed socket
+        self.warnings: tuple[str, ...] = ()  # for the log, once
+        self._lock: PathLock | None = None
+        self._socket: socket.socket | None = None
+        self._birthmark: Birthmark | None = None
+
+    @classmethod
+    def claim(
+        cls,
+        address: Address,
+        *,
+        mode: int | None = None,
+        owner: str | None = None,
+        group: str | None = None,
+        backlog: int = 4096,
+    ) -> Listener:
+        """Make ``address`` ours, and find everything that would be in the way of `open`.
+
+        ``mode`` (0660), ``owner`` and ``group`` (names or numbers; the process's own) are for paths only. ``backlog``
+        is clamped to net.core.somaxconn, with a warning. Raises `AddressInUse` for a live server or another claim,
+        `PermissionProblem` and `ConfigurationError` for the rest. Takes up to two seconds after the kill -9 of a
+        predecessor whose children still hold its socket.
+        """
+        if address.kind is not AddressKind.PATH:
+            _refuse_access(address, mode=mode, owner=owner, group=group)
+        allowed, clamped = _clamp(backlog)
+        listener = cls(address, Access.check(mode, owner, group), allowed)
+        try:
+            listener._claim()
+        except BaseException:
+            listener.close()
+            raise
+        if not listener.inherited:
+            listener.warnings = clamped + (warn_of_place(listener.path) if listener.path else ())
+        return listener
+
+    def __str__(self) -> str:
+        return self.address.text
+
+    @property
+    def inherited(self) -> bool:
+        """Whether the socket belongs to whoever passed it to us."""
+        return self.address.kind is AddressKind.INHERITED
+
+    @property
+    def inode(self) -> int:
+        """The socket's own inode, by which sock_diag knows it (not the file's). Only after `open`."""
+        return os.fstat(self.fileno()).st_ino
+
+    def fileno(self) -> int:
+        """The descriptor that workers accept from. Only after `open`."""
+        if self._socket is None:
+            raise PreforkError(f"the socket {self} is not open")
+        return self._socket.fileno()
+
+    def open(self) -> None:
+        """Bind and listen: from here clients queue. An inherited socket does already."""
+        if self.inherited:
+            return
+        if self.path is not None:
+            self._socket, self._birthmark = bind_path(self.path, self.access)
+        if self._socket is None:
+            raise PreforkError(f"the socket {self} was closed")
+        try:
+            self._socket.listen(self.backlog)
+        except BaseException:
+            self._unlink()
+            self.close()
+            raise
+
+    def shut(self) -> None:
+        """The final stop. Repeating it does nothing.
+
+        New connects are refused; those in the queue can still be accepted, and after the last one accept(2) fails
+        with EINVAL in every process. The path goes, if it is still ours. An inherited socket is left alone:
+        shutdown(2) acts on the socket, whoever else holds it.
+        """
+        if self.inherited or self._socket is None:
+            return
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+        self._unlink()
+
+    def close(self) -> None:
+        """Close what is open here, and give up the claim. Unlinks nothing: that is `shut`'s."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _claim(self) -> None:
+        match self.address.kind:
+            case AddressKind.INHERITED:
+                self._socket = adopt(self.address.descriptor)
+                name = self._socket.getsockname()
+                self.path = name if isinstance(name, str) and name.startswith("/") else None
+            case AddressKind.ABSTRACT:
+                self._socket = _claim_name(self.address.name)
+            case AddressKind.PATH:
+                self.path = os.path.join(os.getcwd(), self.address.name)
+                check_place(self.path)
+                self._lock = PathLock(self.path)
+                clear_path(self.path)
+
+    def _unlink(self) -> None:
+        if self._birthmark is not None:
+            self._birthmark.unlink()
+            self._birthmark = None
+
+
+def _claim_name(name: str) -> socket.socket:
+    """An abstract name, bound but not yet listening: by connecting, nobody can tell it from a free one."""
+    check_length(name, "abstract name")
+    address = "\0" + name
+    patience = Patience()
+    while True:
+        claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            claimed.bind(address)
+            return claimed
+        except OSError as problem:
+            claimed.close()
+            if problem.errno != errno.EADDRINUSE:
+                raise ConfigurationError(f"@{name} cannot be bound: {problem.strerror}") from problem
+        finding = probe(address)
+        if finding.found is not Found.LIVE:
+            finding = Finding(Found.LIVE, 0)  # bound and not listening: a server that is being born
+        if not is_orphan(finding) or not patience.wait():
+            raise in_use(address, finding)
+
+
+def _clamp(backlog: int) -> tuple[int, tuple[str, ...]]:
+    """The backlog as listen(2) will apply it, and the warning that goes with a smaller one."""
+    if backlog < 1:
+        raise ConfigurationError(f"backlog {backlog}: expected the number of connections that may wait, 1 or more")
+    try:
+        with open(_SOMAXCONN) as text:
+            limit = int(text.read())
+    except (OSError, ValueError):
+        limit = _LARGEST_BACKLOG
+    if backlog <= limit:
+        return backlog, ()
+    warning = (
+        f"backlog {backlog} is more than the kernel allows, net.core.somaxconn = {limit}: {limit} is used "
+        f"(sysctl -w net.core.somaxconn={backlog} raises it)"
+    )
+    return limit, (warning,)
+
+
+def _refuse_access(address: Address, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            why = "belongs to its giver" if address.kind is AddressKind.INHERITED else "has no file"
+            raise ConfigurationError(f"the socket {address} {why}: socket_{name} means nothing for it, leave it out")

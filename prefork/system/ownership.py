@@ -1,0 +1,119 @@
+"""The claim on a socket's path: a lock in a file beside it.
+
+* It is a POSIX record lock: the kernel frees it whatever way the holder dies, it survives exec, and F_GETLK names
+  the holder's pid. The file's text is for people. The file is opened once and never unlinked: a lock on an unlinked
+  file is no lock.
+* Closing *any* descriptor of the file drops the lock, and the locks of one process never conflict with each other.
+  So a second claim in one process is found before the file is opened, by comparing it with all that is open.
+* The lock keeps servers of this kind apart. It says nothing about others: for these there is the probe.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from contextlib import suppress
+from typing import Final
+
+from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
+from prefork.system.identity import user_name
+from prefork.system.probe import Found, describe_pid, in_use, probe
+
+__all__ = ["PathLock"]
+
+_FLOCK: Final = struct.Struct("hhqqi")  # struct flock, fcntl(2): type, whence, start, length, pid
+_LOCK_TRIES: Final = 5  # a holder may end between our try and our question who it is
+
+
+class PathLock:
+    """The claim of this process on one socket path, held until `close` or death."""
+
+    def __init__(self, socket_path: str) -> None:
+        self.path = socket_path + ".lock"
+        if _is_open_here(self.path):
+            raise AddressInUse(f"{socket_path} is asked for twice in one server: every pool needs a socket of its own")
+        self.descriptor = _open_lock_file(self.path, socket_path)
+        try:
+            _check_lock_file(self.path, self.descriptor)
+            self._take(socket_path)
+        except BaseException:
+            self.close()
+            raise
+        with suppress(OSError):  # a full disk: the text is for people, the lock is what counts
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, os.fsencode(f"pid={os.getpid()}\nsocket={socket_path}\n"), 0)
+
+    def close(self) -> None:
+        """Give the claim up. The file stays."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def _take(self, socket_path: str) -> None:
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, fcntl(2)
+                holder = self._holder()
+            except OSError as problem:
+                raise ConfigurationError(
+                    f"{self.path} cannot be locked ({problem.strerror}): put the socket on a local file system, as /run"
+                ) from problem
+            if holder is not None:
+                raise AddressInUse(
+                    f"{socket_path} is claimed by a running server, {describe_pid(holder)}, which holds {self.path}: "
+                    "stop that one first, or choose another path"
+                )
+        raise AddressInUse(f"{self.path} cannot be locked: others take and release it all the time")
+
+    def _holder(self) -> int | None:
+        """The pid of a conflicting lock's holder, 0 or less where it has none here; None if the lock is free."""
+        question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self.descriptor, fcntl.F_GETLK, question))
+        return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _is_open_here(path: str) -> bool:
+    try:
+        wanted = os.lstat(path)
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return False
+    for name in names:
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(int(name)), wanted):
+                return True
+    return False
+
+
+def _open_lock_file(path: str, socket_path: str) -> int:
+    # First without O_CREAT: with it, fs.protected_regular refuses even root a file of another user's in /tmp.
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            return os.open(path, flags | os.O_CREAT, 0o600)
+    except PermissionError:
+        finding = probe(socket_path)
+        if finding.found is Found.LIVE:
+            raise in_use(socket_path, finding) from None
+        owner = user_name(os.lstat(path).st_uid) if os.path.lexists(path) else "nobody"
+        raise PermissionProblem(
+            f"the lock file {path} belongs to {owner} and {user_name(os.geteuid())} may not open it: a server ran here "
+            f"as {owner}. Start as that user, or, if none runs any more, remove the file"
+        ) from None
+    except OSError as problem:
+        hint = "it is a symbolic link" if problem.errno == errno.ELOOP else problem.strerror
+        raise ConfigurationError(f"the lock file {path} cannot be opened: {hint}; remove it") from None
+
+
+def _check_lock_file(path: str, descriptor: int) -> None:
+    """A second name of the file could be anybody's /etc/passwd, and we are about to write into it."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise ConfigurationError(f"the lock file {path} is not a plain file of one name: remove it")

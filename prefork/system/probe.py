@@ -1,0 +1,221 @@
+"""What is at a Unix socket's address: nothing, a dead socket, or a live server, and whose.
+
+* A probe is a connect that sends nothing, and it never waits. A full queue is as alive as an accepting server.
+* Only a socket that refuses connections is ever removed, and nothing that is no socket.
+* Pids come from the kernel: SO_PEERCRED names the process that called listen(2); where the queue is full, and nobody
+  connects, /proc tells who holds the listener, as far as it lets us look.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import struct
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
+from prefork.system.identity import user_name
+
+__all__ = [
+    "Finding",
+    "Found",
+    "Patience",
+    "clear_path",
+    "describe_pid",
+    "find_listener_pid",
+    "in_use",
+    "is_orphan",
+    "probe",
+]
+
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
+_LISTENS: Final = 0x10000  # __SO_ACCEPTCON, linux/net.h: in the flags column of /proc/net/unix
+
+# After kill -9 of a master its workers die by their death signal within milliseconds, but until then hold its
+# listener. The pause doubles, so that a stranger's server whose starter has left is probed a dozen times, not 200.
+_ORPHAN_PATIENCE: Final = 2.0
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.16
+
+
+class Found(Enum):
+    """What a probe met."""
+
+    NOTHING = auto()
+    DEAD = auto()  # a socket that nobody listens on
+    LIVE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A probe's answer. ``pid`` called listen(2): None where the queue was full, 0 in another pid namespace."""
+
+    found: Found
+    pid: int | None = None
+
+
+def probe(address: str) -> Finding:
+    """Connect to a Unix address (abstract ones begin with NUL), without waiting.
+
+    Raises `AddressInUse` for a socket of another type and `PermissionProblem` where we may not connect.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+        try:
+            client.connect(address)
+        except BlockingIOError:
+            return Finding(Found.LIVE)  # EAGAIN: the queue is full, connect(2)
+        except ConnectionRefusedError:
+            return Finding(Found.DEAD)
+        except FileNotFoundError:
+            return Finding(Found.NOTHING)
+        except PermissionError:
+            raise PermissionProblem(
+                f"{address} exists, and {user_name(os.geteuid())} may not connect to find out whether it is alive: "
+                "run as its owner, or remove it if its server is gone"
+            ) from None
+        except OSError as problem:
+            if problem.errno != errno.EPROTOTYPE:
+                raise ConfigurationError(f"{address!r} cannot be probed: {problem.strerror}") from problem
+            raise AddressInUse(
+                f"{_printable(address)} is in use by a Unix socket of another type (datagram or seqpacket): "
+                "choose another address"
+            ) from None
+        raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return Finding(Found.LIVE, _CREDENTIALS.unpack(raw)[0])
+
+
+def clear_path(path: str) -> None:
+    """See that nothing stands at ``path``, removing a dead socket. The lock must be held.
+
+    Raises `AddressInUse` for a live server, `ConfigurationError` for anything that is no socket.
+    """
+    patience = Patience()
+    while True:
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return
+        _check_socket(path, status)
+        finding = probe(path)
+        if finding.found is Found.NOTHING:
+            return
+        if finding.found is Found.DEAD:
+            _remove(path, status)
+            return
+        if not is_orphan(finding) or not patience.wait():
+            raise in_use(path, finding)
+
+
+class Patience:
+    """Pauses that grow, and an end to them."""
+
+    def __init__(self) -> None:
+        self._end = time.monotonic() + _ORPHAN_PATIENCE
+        self._pause = _FIRST_PAUSE
+
+    def wait(self) -> bool:
+        """Pause once; False, without a pause, when the time is up."""
+        if time.monotonic() >= self._end:
+            return False
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return True
+
+
+def is_orphan(finding: Finding) -> bool:
+    """Whether a live listener may be what a killed server's children still hold for a moment.
+
+    Its listen(2) was called by a process that is gone; or a full queue hides who that was.
+    """
+    return finding.pid is None or (finding.pid > 0 and not _runs(finding.pid))
+
+
+def in_use(address: str, finding: Finding) -> AddressInUse:
+    """The error for a live server at ``address``."""
+    pid = finding.pid or find_listener_pid(address)
+    full = " (its queue is full)" if finding.pid is None else ""
+    return AddressInUse(
+        f"{_printable(address)} is in use by a live server, {describe_pid(pid)}{full}: stop that one first, "
+        "or choose another address"
+    )
+
+
+def find_listener_pid(address: str) -> int | None:
+    """The process that holds the listener bound to ``address``, the oldest if several do; None if hidden from us."""
+    name = os.fsencode(_printable(address))
+    try:
+        with open("/proc/net/unix", "rb") as table:
+            rows = [row.rstrip(b"\n").split(None, 7) for row in table]
+    except OSError:
+        return None
+    listening = (row for row in rows if row[7:] == [name] and int(row[3], 16) & _LISTENS)
+    links = {f"socket:[{int(row[6])}]" for row in listening}
+    return min((pid for pid in _pids() if _holds(pid, links)), default=None) if links else None
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _holds(pid: int, links: set[str]) -> bool:
+    directory = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return False
+    for name in names:
+        with suppress(OSError):
+            if os.readlink(f"{directory}/{name}") in links:
+                return True
+    return False
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process lives; a zombie holds nothing any more and does not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as text:
+            return text.read(4096).rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def _check_socket(path: str, status: os.stat_result) -> None:
+    if stat.S_ISSOCK(status.st_mode):
+        return
+    if stat.S_ISLNK(status.st_mode):
+        what = f"is a symbolic link to {os.readlink(path)}: name the socket itself"
+    elif stat.S_ISDIR(status.st_mode):
+        what = f"is a directory: name a file in it, as {path}/app.sock"
+    else:
+        what = "is a file, not a socket: move it away, or choose another path"
+    raise ConfigurationError(f"{path} {what}. It was left alone")
+
+
+def _remove(path: str, status: os.stat_result) -> None:
+    """Unlink the dead socket that was probed, and nothing that took its place since."""
+    try:
+        if os.path.samestat(os.lstat(path), status):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as problem:
+        raise PermissionProblem(
+            f"the dead socket {path} of {user_name(status.st_uid)} cannot be removed: {problem.strerror}; remove it"
+        ) from None
+
+
+def _printable(address: str) -> str:
+    return "@" + address[1:] if address.startswith("\0") else address
+
+
+def describe_pid(pid: int | None) -> str:
+    """How a message names a process that may be hidden."""
+    return f"pid {pid}" if pid is not None and pid > 0 else "pid unknown (another user's or another container's)"
