@@ -1,0 +1,407 @@
+"""FastCGI 1.0, the application's side: bytes in, requests out. No socket, no clock.
+
+Feed what arrived with `Reader.receive` and ask `Reader.next_event` until it says `NEED_DATA`; what an event carries
+lies in `Reader.request` or `Reader.piece`. What must be answered at once (management records, refused requests) piles
+up in `Reader.take_replies`. A response is framed by `encode_head` and `Reader.encode`.
+
+* One request at a time: a second id is answered CANT_MPX_CONN, another role than responder UNKNOWN_ROLE, and their
+  records are skipped. A connection may carry requests one after the other (KEEP_CONN).
+* Every bound is a named constant or a `HeadLimits`: the parameters' bytes and number, a name's size, and how many
+  records, bytes and replies a peer may have that belong to no request. Nothing is allocated for a declared length.
+* Content is passed on as it arrives; a peer that sends single bytes costs no more than linear time.
+
+Anything that the specification does not allow raises `ProtocolError`, and the reader is of no use afterwards; its
+``identifier`` still says which request, if any, can be answered.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final, final
+
+from prefork.errors import ProtocolError
+from prefork.protocol import fastcgi_records as records
+from prefork.protocol.request import Request, finish, merge_duplicate
+
+__all__ = [
+    "ABORTED",
+    "BODY",
+    "END_OF_BODY",
+    "NEED_DATA",
+    "REFUSED",
+    "REQUEST",
+    "HeadLimits",
+    "Reader",
+    "decode_parameters",
+    "encode_head",
+]
+
+# Events. Plain integers: compiled code compares them in one instruction.
+NEED_DATA: Final = 0  # nothing more in what was received so far
+REQUEST: Final = 1  # the head is complete: `Reader.request`
+BODY: Final = 2  # some of the body: `Reader.piece`, never empty
+END_OF_BODY: Final = 3
+ABORTED: Final = 4  # the peer wants the request ended; it still expects END_REQUEST
+REFUSED: Final = 5  # a request was refused and the peer keeps nothing open: reply, then close
+
+# nginx's default for a whole header field is 8 KiB (large_client_header_buffers).
+MAX_NAME: Final = 4_096
+# Parameters that are no headers, on top of max_header_count. nginx's stock file sends 24.
+CGI_VARIABLES: Final = 100
+# Records and bytes that belong to no request: ids that were refused or are over, padding-only and DATA records.
+MAX_IGNORED_RECORDS: Final = 1_024
+MAX_IGNORED_BYTES: Final = 1_048_576
+# Replies to one peer between two of our responses; HAProxy sends one GET_VALUES a connection.
+MAX_REPLIES: Final = 64
+# The three names of GET_VALUES need 45 bytes.
+MAX_MANAGEMENT_CONTENT: Final = 1_024
+
+_HEADER: Final = struct.Struct(">BBHHBx")
+
+# What is done with the content of the record at hand.
+_SKIP: Final = 0
+_HEAD: Final = 1
+_PIECE: Final = 2
+_WHOLE: Final = 3
+
+# How far the request at hand has come.
+_NONE: Final = 0
+_IN_HEAD: Final = 1
+_IN_BODY: Final = 2
+_ENDED: Final = 3
+
+
+@final
+class HeadLimits:
+    """How large a request's head may be (bytes of all parameters, number of headers), and GET_VALUES' answers."""
+
+    __slots__ = ("max_connections", "max_header_count", "max_header_size")
+
+    def __init__(self, max_header_size: int, max_header_count: int, max_connections: int = 1) -> None:
+        self.max_header_size = max_header_size
+        self.max_header_count = max_header_count
+        self.max_connections = max_connections
+
+
+def encode_head(status: str, fields: str) -> bytes:
+    """A response's head: a CGI ``Status`` (nginx ignores an HTTP status line) and fields that end in CR LF each."""
+    return f"Status: {status}\r\n{fields}\r\n".encode("latin-1")
+
+
+def decode_parameters(data: bytes, max_count: int) -> dict[str, Any]:
+    """The parameters of a request as latin-1 text.
+
+    One pass: the bytes become text once, lengths are read from the bytes and values sliced from the text. A NUL in a
+    name or value is found by counting: every zero byte must be (part of) a length.
+    """
+    text = data.decode("latin-1")
+    environ: dict[str, Any] = {}
+    size = len(data)
+    offset = count = zeros = 0
+    while offset < size:
+        name_length = data[offset]
+        offset += 1
+        if name_length >= 128:
+            name_length, found = _long_length(data, offset)
+            zeros += found
+            offset += 3
+        elif name_length == 0:
+            zeros += 1
+        if offset >= size:
+            raise ProtocolError("a parameter goes on after the end of its stream")
+        value_length = data[offset]
+        offset += 1
+        if value_length >= 128:
+            value_length, found = _long_length(data, offset)
+            zeros += found
+            offset += 3
+        elif value_length == 0:
+            zeros += 1
+        middle = offset + name_length
+        stop = middle + value_length
+        if stop > size:
+            raise ProtocolError(f"a parameter needs {stop - size} bytes more than its stream has")
+        if name_length > MAX_NAME:
+            raise ProtocolError(f"a parameter's name has {name_length} bytes, {MAX_NAME} are allowed", 431)
+        count += 1
+        name = text[offset:middle]
+        value = text[middle:stop]
+        environ[name] = merge_duplicate(name, environ[name], value) if name in environ else value
+        offset = stop
+    if count > max_count:
+        raise ProtocolError(f"the request has {count} parameters, {max_count} are allowed", 431)
+    if data.count(0) != zeros:
+        raise ProtocolError("a parameter contains a NUL byte")
+    return environ
+
+
+def _long_length(data: bytes, offset: int) -> tuple[int, int]:
+    """A four-byte length whose first byte was read, and how many of its other bytes are zero."""
+    if offset + 3 > len(data):
+        raise ProtocolError("a parameter's length goes on after the end of its stream")
+    length = int.from_bytes(data[offset - 1 : offset + 3], "big") & 0x7FFF_FFFF
+    return length, data.count(0, offset, offset + 3)
+
+
+@final
+class Reader:
+    """The requests of one connection, one after the other."""
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self.identifier = 0  # of the request at hand; 0 when there is none
+        self.keep_connection = False
+        self.request: Request | None = None
+        self.piece = b""
+        self._limits = limits
+        self._data = b""
+        self._offset = 0
+        self._phase = _NONE
+        self._kind = 0
+        self._record_identifier = 0
+        self._use = _SKIP
+        self._content = 0  # bytes of the record at hand still to come
+        self._padding = 0
+        self._head = b""
+        self._head_parts: bytearray | None = None
+        self._whole = b""
+        self._ignored_records = 0
+        self._ignored_bytes = 0
+        self._replies = b""
+        self._reply_count = 0
+
+    @property
+    def body_ended(self) -> bool:
+        """Whether nothing more belongs to the request at hand."""
+        return self._phase == _ENDED or self._phase == _NONE
+
+    def receive(self, data: bytes) -> None:
+        """Take what arrived."""
+        if self._offset < len(self._data):
+            data = self._data[self._offset :] + data
+        self._data = data
+        self._offset = 0
+
+    def take_replies(self) -> bytes:
+        """What must be sent to the peer now, once."""
+        replies = self._replies
+        self._replies = b""
+        return replies
+
+    def release(self) -> None:
+        """The request at hand has been answered: what still comes for it is skipped, the next may begin."""
+        self._phase = _NONE
+        self.identifier = 0
+        self.request = None
+        self._reply_count = 0
+        if self._use == _PIECE:
+            self._use = _SKIP
+
+    def next_event(self) -> int:
+        """What comes next in the bytes received so far."""
+        while True:
+            if self._content or self._padding:
+                event = self._read_content()
+                if event != NEED_DATA:
+                    return event
+                if self._content or self._padding:
+                    return NEED_DATA
+            data = self._data
+            offset = self._offset
+            if len(data) - offset < records.HEADER_SIZE:
+                return NEED_DATA
+            version, kind, identifier, content, padding = _HEADER.unpack_from(data, offset)
+            if version != records.VERSION:
+                raise ProtocolError(f"a FastCGI record begins with version 1, found byte {version}")
+            self._offset = offset + records.HEADER_SIZE
+            self._content = content
+            self._padding = padding
+            event = self._open_record(kind, identifier, content)
+            if event != NEED_DATA:
+                return event
+
+    def _open_record(self, kind: int, identifier: int, content: int) -> int:
+        """Decide by a record's header what becomes of its content; an empty record may be an event already."""
+        if identifier == 0 or kind == records.BEGIN_REQUEST:
+            self._open_whole(kind, identifier, content)
+            return NEED_DATA
+        if identifier != self.identifier:
+            self._ignore(content)
+            return NEED_DATA
+        if kind == records.PARAMS:
+            return self._open_parameters(content)
+        if kind == records.STDIN:
+            return self._open_body(content)
+        if kind == records.ABORT_REQUEST:
+            self._use = _SKIP
+            return self._abort()
+        if kind == records.DATA:  # of the filter role; harmless for a responder
+            self._ignore(content)
+            return NEED_DATA
+        raise ProtocolError(f"a client sends no FastCGI records of type {kind}")
+
+    def _open_parameters(self, content: int) -> int:
+        if self._phase != _IN_HEAD:
+            if content:
+                raise ProtocolError("PARAMS after the end of PARAMS")
+            self._ignore(0)  # nginx ends an empty PARAMS stream twice
+            return NEED_DATA
+        if content == 0:
+            return self._finish_head()
+        parts = self._head_parts
+        so_far = len(self._head) if parts is None else len(parts)
+        if so_far + content > self._limits.max_header_size:
+            raise ProtocolError(
+                f"the request's head has more than {so_far + content - 1} bytes,"
+                f" {self._limits.max_header_size} are allowed (max_header_size)",
+                431,
+            )
+        self._use = _HEAD
+        return NEED_DATA
+
+    def _finish_head(self) -> int:
+        parts = self._head_parts
+        data = self._head if parts is None else bytes(parts)
+        self._head = b""
+        self._head_parts = None
+        environ = decode_parameters(data, self._limits.max_header_count + CGI_VARIABLES)
+        self.request = finish(environ)
+        self._phase = _IN_BODY
+        return REQUEST
+
+    def _open_body(self, content: int) -> int:
+        if self._phase == _IN_BODY:
+            if content == 0:
+                self._phase = _ENDED
+                return END_OF_BODY
+            self._use = _PIECE
+            return NEED_DATA
+        if self._phase == _IN_HEAD:
+            raise ProtocolError("STDIN before the end of PARAMS")
+        if content:
+            raise ProtocolError("STDIN after the end of STDIN")
+        self._ignore(0)
+        return NEED_DATA
+
+    def _abort(self) -> int:
+        if self._phase == _IN_HEAD:  # no application knows of it yet: answer for ourselves
+            self._reply(records.encode_end_request(self.identifier, records.REQUEST_COMPLETE))
+            return self._forget()
+        self._phase = _ENDED
+        return ABORTED
+
+    def _forget(self) -> int:
+        """The request at hand ended before its head did."""
+        self._head = b""
+        self._head_parts = None
+        self._phase = _NONE
+        self.identifier = 0
+        return NEED_DATA if self.keep_connection else REFUSED
+
+    def _open_whole(self, kind: int, identifier: int, content: int) -> None:
+        """A record that is looked at when all of it is there: BEGIN_REQUEST and management records."""
+        if identifier == 0 and kind == records.BEGIN_REQUEST:
+            raise ProtocolError("BEGIN_REQUEST needs an id from 1 to 65535, found 0")
+        if kind == records.BEGIN_REQUEST and content != 8:
+            raise ProtocolError(f"BEGIN_REQUEST has 8 bytes, found {content}")
+        if content > MAX_MANAGEMENT_CONTENT:
+            raise ProtocolError(f"a management record has {content} bytes, {MAX_MANAGEMENT_CONTENT} are allowed")
+        self._kind = kind
+        self._record_identifier = identifier
+        self._use = _WHOLE
+        self._whole = b""
+        if content == 0:
+            self._manage(kind, b"")
+
+    def _ignore(self, content: int) -> None:
+        self._use = _SKIP
+        self._ignored_records += 1
+        self._ignored_bytes += content
+        if self._ignored_records > MAX_IGNORED_RECORDS or self._ignored_bytes > MAX_IGNORED_BYTES:
+            raise ProtocolError(
+                f"{self._ignored_records} records with {self._ignored_bytes} bytes belong to no request;"
+                f" {MAX_IGNORED_RECORDS} and {MAX_IGNORED_BYTES} are allowed"
+            )
+
+    def _read_content(self) -> int:
+        """Use what is there of the record at hand, content and then padding."""
+        available = len(self._data) - self._offset
+        taken = min(self._content, available)
+        if taken:
+            start = self._offset
+            self._offset = start + taken
+            self._content -= taken
+            if self._use != _SKIP:
+                event = self._use_content(self._data[start : start + taken])
+                if event != NEED_DATA:
+                    return event
+            available -= taken
+        if self._content == 0 and self._padding:
+            taken = min(self._padding, available)
+            self._offset += taken
+            self._padding -= taken
+        return NEED_DATA
+
+    def _use_content(self, content: bytes) -> int:
+        if self._use == _HEAD:
+            if self._head_parts is not None:
+                self._head_parts += content
+            elif self._head:
+                self._head_parts = bytearray(self._head)
+                self._head_parts += content
+            else:
+                self._head = content
+            return NEED_DATA
+        if self._use == _PIECE:
+            self.piece = content
+            return BODY
+        self._whole += content  # at most MAX_MANAGEMENT_CONTENT
+        if self._content:
+            return NEED_DATA
+        if self._kind == records.BEGIN_REQUEST:
+            return self._begin(self._record_identifier, self._whole)
+        self._manage(self._kind, self._whole)
+        return NEED_DATA
+
+    def _begin(self, identifier: int, body: bytes) -> int:
+        if identifier == self.identifier:
+            raise ProtocolError(f"BEGIN_REQUEST for id {identifier}, whose request has not ended")
+        if self.identifier:
+            self._reply(records.encode_end_request(identifier, records.CANT_MPX_CONN))
+            return NEED_DATA
+        self.keep_connection = bool(body[2] & records.KEEP_CONN)
+        if body[0] << 8 | body[1] != records.RESPONDER:
+            self._reply(records.encode_end_request(identifier, records.UNKNOWN_ROLE))
+            return NEED_DATA if self.keep_connection else REFUSED
+        self.identifier = identifier
+        self._phase = _IN_HEAD
+        return NEED_DATA
+
+    def _manage(self, kind: int, content: bytes) -> None:
+        if kind != records.GET_VALUES:
+            self._reply(records.encode_unknown_type(kind))
+            return
+        known = {
+            b"FCGI_MAX_CONNS": str(self._limits.max_connections).encode(),
+            b"FCGI_MAX_REQS": str(self._limits.max_connections).encode(),
+            b"FCGI_MPXS_CONNS": b"0",
+        }
+        asked = {name for name, _ in records.decode_pairs(content)}
+        values = [(name, value) for name, value in known.items() if name in asked]
+        self._reply(records.encode_record(records.GET_VALUES_RESULT, 0, records.encode_pairs(values)))
+
+    def _reply(self, reply: bytes) -> None:
+        self._reply_count += 1
+        if self._reply_count > MAX_REPLIES:
+            raise ProtocolError(f"the peer asks for more than {MAX_REPLIES} replies besides its request")
+        self._replies += reply
+
+    def encode(self, pieces: list[bytes], size: int, last: bool) -> list[bytes | memoryview]:
+        """The next ``size`` bytes of the response, in records; with ``last`` also what ends it."""
+        buffers = records.frame(records.STDOUT, self.identifier, pieces, size)
+        if last:
+            buffers.append(records.ending(self.identifier, self.keep_connection))
+        return buffers
+
+    def encode_errors(self, text: bytes) -> bytes:
+        """Text for the proxy's error log."""
+        return records.encode_stream(records.STDERR, self.identifier, text)
