@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from prefork.config.model import Config, PoolConfig
-from prefork.config.options import APP, BY_KEY, OPTIONS, Option
+from prefork.config.options import APP, BY_KEY, OPTIONS, Option, Splitter, whole
 from prefork.errors import ConfigurationError, UsageError
 
 __all__ = ["from_arguments", "from_keywords"]
@@ -31,6 +31,7 @@ _BUILD_VARIABLES: Final = frozenset({"PREFORK_COMPILE"})
 _SERVICE_VARIABLES: Final = re.compile(r"PREFORK_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 _WRITE_BITS: Final = 0o222
+_OCTAL_KEYS: Final = ("socket_mode", "umask")
 _SERVER_KEYS: Final = frozenset(field.name for field in fields(Config)) - {"pools"}
 
 _NO_APP: Final = (
@@ -47,10 +48,11 @@ no socket: expected one of
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What one source says about one option: under which name, in which words."""
+    """What one source says about one option: under which name, in which words, and how one of these comes apart."""
 
     name: str
     texts: tuple[str, ...]
+    split: Splitter = whole
 
 
 _Source = dict[str, _Said]
@@ -88,17 +90,27 @@ def from_keywords(
         if key not in BY_KEY or key == APP.key:
             raise ConfigurationError(f"unknown option {key}{_near(key, (option.key for option in OPTIONS))}")
         if value is not None:
-            said[key] = _Said(f"{key}=", _texts(BY_KEY[key], value))
+            said[key] = _from_value(BY_KEY[key], value)
     if isinstance(app, str):
         said[APP.key] = _Said("app", (app,))
     source = {**_from_environment(environ), **_settled(said)}
     return _configure(source, environ, app if callable(app) else None)
 
 
-def _from_flag(option: Option, uses: Iterable[str]) -> _Said:
-    return _Said(
-        option.metavar if option is APP else option.flag, tuple(item for use in uses for item in option.from_flag(use))
-    )
+def _from_flag(option: Option, uses: Sequence[str]) -> _Said:
+    return _Said(option.metavar if option is APP else option.flag, tuple(uses), option.from_flag)
+
+
+def _from_value(option: Option, value: object) -> _Said:
+    """A Python value in the words of the command line, so that there is one set of rules."""
+    name = f"{option.key}="
+    if isinstance(value, Mapping):
+        return _Said(name, tuple(f"{key}={item}" for key, item in value.items()))
+    if option.many and isinstance(value, (list, tuple)):
+        return _Said(name, tuple(str(item) for item in value))
+    if option.key in _OCTAL_KEYS and isinstance(value, int):
+        return _Said(name, (f"{value:o}",))
+    return _Said(name, (str(value),), option.from_flag)
 
 
 def _from_environment(environ: Mapping[str, str]) -> _Source:
@@ -110,31 +122,13 @@ def _from_environment(environ: Mapping[str, str]) -> _Source:
             continue
         option = by_variable.get(variable)
         if option is not None:
-            said[option.key] = _Said(variable, _split(option, variable, environ[variable]))
+            said[option.key] = _Said(variable, (environ[variable],), option.from_variable)
         elif variable not in _BUILD_VARIABLES and not _SERVICE_VARIABLES.fullmatch(variable):
+            near = _near(variable.removeprefix(_PREFIX), (key.upper() for key in BY_KEY), _PREFIX)
             raise ConfigurationError(
-                f"{variable} in the environment names no option{_near(variable, by_variable)}"
-                " (unset it, or see prefork-serve --help)"
+                f"{variable} in the environment names no option{near} (unset it, or see prefork-serve --help)"
             )
     return _settled(said)
-
-
-def _split(option: Option, variable: str, text: str) -> tuple[str, ...]:
-    try:
-        return tuple(option.from_variable(text))
-    except ValueError as problem:
-        raise _unreadable(variable, str(problem), text) from None
-
-
-def _texts(option: Option, value: object) -> tuple[str, ...]:
-    """A Python value in the words of the command line, so that there is one set of rules."""
-    if isinstance(value, Mapping):
-        return tuple(f"{key}={item}" for key, item in value.items())
-    if option.many and isinstance(value, (list, tuple)):
-        return tuple(str(item) for item in value)
-    if option.key in ("socket_mode", "umask") and isinstance(value, int):
-        return (f"{value:o}",)
-    return (str(value),)
 
 
 def _settled(said: _Source) -> _Source:
@@ -155,9 +149,9 @@ def _configure(said: _Source, environ: Mapping[str, str], application: Callable[
     """The winners, read, checked together and laid out as pools."""
     if application is None and APP.key not in said:
         raise UsageError(_NO_APP)
-    if "socket" not in said and environ.get("SOCK_PATH"):
-        said["socket"] = _Said("SOCK_PATH", (environ["SOCK_PATH"],))
-    if "socket" not in said:
+    if environ.get("SOCK_PATH"):
+        said = {"socket": _Said("SOCK_PATH", (environ["SOCK_PATH"],)), **said}
+    if "socket" not in said or not said["socket"].texts:
         raise UsageError(_NO_SOCKET)
     values = {key: _read(BY_KEY[key], saying) for key, saying in said.items()}
     if application is not None:
@@ -170,10 +164,12 @@ def _configure(said: _Source, environ: Mapping[str, str], application: Callable[
 def _read(option: Option, said: _Said) -> Any:
     values = []
     for text in said.texts:
+        item = text
         try:
-            values.append(option.read(text))
+            for item in said.split(text):
+                values.append(option.read(item))
         except ValueError as problem:
-            raise _unreadable(said.name, str(problem), text) from None
+            raise ConfigurationError(f"{said.name}: expected {problem}, found {item!r}") from None
     if option.key == "env":
         return dict(str(value).split("=", 1) for value in values)
     return tuple(values) if option.many else values[-1]
@@ -203,15 +199,11 @@ def _pools(name: str, values: dict[str, Any]) -> tuple[PoolConfig, ...]:
     return (first, *others)
 
 
-def _unreadable(name: str, expected: str, text: str) -> ConfigurationError:
-    return ConfigurationError(f"{name}: expected {expected}, found {text!r}")
-
-
-def _near(wrong: str, right: Iterable[str]) -> str:
+def _near(wrong: str, right: Iterable[str], prefix: str = "") -> str:
     """The question whether something else was meant, or nothing."""
     from difflib import get_close_matches  # only ever needed by a mistake
 
-    return "".join(f"; did you mean {match}?" for match in get_close_matches(wrong, list(right), 1))
+    return "".join(f"; did you mean {prefix}{match}?" for match in get_close_matches(wrong, list(right), 1))
 
 
 def _shown(texts: Iterable[str]) -> str:

@@ -24,12 +24,13 @@ from prefork.config.values import (
     spell_size,
 )
 
-__all__ = ["APP", "BY_KEY", "GROUPS", "OPTIONS", "Option"]
+__all__ = ["APP", "BY_KEY", "GROUPS", "OPTIONS", "Option", "Splitter", "whole"]
 
 Splitter = Callable[[str], list[str]]
 
 
-def _whole(text: str) -> list[str]:
+def whole(text: str) -> list[str]:
+    """One item: the text as it is."""
     return [text]
 
 
@@ -60,8 +61,8 @@ class Option:
     help: str
     spell: Callable[[Any], str] = str
     many: bool = False
-    from_flag: Splitter = _whole
-    from_variable: Splitter = _whole
+    from_flag: Splitter = whole
+    from_variable: Splitter = whole
 
     @property
     def flag(self) -> str:

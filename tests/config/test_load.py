@@ -1,0 +1,409 @@
+"""Loading: every option from every source, who wins, and every mistake with its message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefork.config.load import from_arguments, from_keywords
+from prefork.config.model import Config, PoolConfig
+from prefork.config.options import BY_KEY, OPTIONS
+from prefork.errors import ConfigurationError, PreforkError, UsageError
+
+APP = "mysite.wsgi:application"
+SOCKET = "/run/mysite/app.sock"
+
+# option → text of one use, its value in the model
+SAID: Mapping[str, tuple[str, Any]] = {
+    "socket_mode": ("0600", 0o600),
+    "socket_owner": ("www-data", "www-data"),
+    "socket_group": ("33", "33"),
+    "backlog": ("2", 2),
+    "pm": ("static", "static"),
+    "max_children": ("50", 50),
+    "preload": ("never", "never"),
+    "warmup": ("/", ("/",)),
+    "graceful_timeout": ("1.5s", 1.5),
+    "boot_timeout": ("5m", 300.0),
+    "max_header_size": ("16K", 16_384),
+    "max_header_count": ("50", 50),
+    "max_body_size": ("256M", 2**28),
+    "user": ("nobody", "nobody"),
+    "group": ("65534", "65534"),
+    "chdir": ("/srv/current", "/srv/current"),
+    "umask": ("027", 0o027),
+    "env": ("A=b=c", {"A": "b=c"}),
+    "pythonpath": ("/a:/b", ("/a", "/b")),
+    "name": ("shop", "shop"),
+    "log_level": ("debug", "debug"),
+    "log_format": ("json", "json"),
+}
+
+
+def load(*words: str, **environ: str) -> Config:
+    return from_arguments([APP, "--socket", SOCKET, *words], environ)
+
+
+def value(config: Config, key: str) -> Any:
+    (pool,) = config.pools
+    return getattr(config if key.startswith("log_") else pool, key)
+
+
+def failure(kind: type[PreforkError], *words: str, **environ: str) -> str:
+    with pytest.raises(kind) as caught:
+        from_arguments(words, environ)
+    assert type(caught.value) is kind
+    return str(caught.value)
+
+
+# --- each option ------------------------------------------------------------------------------------------------------
+
+
+def test_table_is_whole() -> None:
+    """The tests below see every option there is, but for the two that have their own tests."""
+    assert set(SAID) == {option.key for option in OPTIONS} - {"socket", "workers"}
+
+
+def test_least() -> None:
+    """An application and a socket are all that must be said; the model's defaults hold for the rest."""
+    assert load() == Config(pools=(PoolConfig(app=APP, socket=SOCKET),))
+
+
+@pytest.mark.parametrize("key", SAID)
+def test_on_the_command_line(key: str) -> None:
+    """Every option is taken from the command line, with a space or an equals sign."""
+    text, expected = SAID[key]
+    flag = BY_KEY[key].flag
+    assert expected == value(load(flag, text), key) == value(load(f"{flag}={text}"), key)
+
+
+@pytest.mark.parametrize("key", SAID)
+def test_in_the_environment(key: str) -> None:
+    """Every option is taken from its variable."""
+    text, expected = SAID[key]
+    assert expected == value(load(**{BY_KEY[key].variable: text}), key)
+
+
+@pytest.mark.parametrize("key", SAID)
+def test_as_keyword(key: str) -> None:
+    """Every option is taken as a keyword, as text and as the value itself."""
+    text, expected = SAID[key]
+    for said in (text, expected):
+        assert expected == value(from_keywords(APP, {"socket": SOCKET, key: said}, {}), key)
+
+
+@pytest.mark.parametrize("key", SAID)
+def test_command_line_beats_environment(key: str) -> None:
+    """What the command line says wins; the variable that lost is not even judged."""
+    text, expected = SAID[key]
+    assert expected == value(load(BY_KEY[key].flag, text, **{BY_KEY[key].variable: "'"}), key)
+
+
+@pytest.mark.parametrize("key", SAID)
+def test_keyword_beats_environment(key: str) -> None:
+    """What the program says wins over the environment as well."""
+    text, expected = SAID[key]
+    source = {"socket": SOCKET, key: expected}
+    assert expected == value(from_keywords(APP, source, {BY_KEY[key].variable: text}), key)
+
+
+def test_last_use_wins() -> None:
+    """An option that is no list may be said again, which is how wrappers of a command line override it."""
+    assert load("--backlog", "1", "--backlog", "2").pools[0].backlog == 2
+
+
+def test_empty_variable() -> None:
+    """A variable that is set to nothing counts as not set."""
+    assert load(PREFORK_BACKLOG="", PREFORK_NONSENSE="") == load()
+
+
+def test_foreign_variables() -> None:
+    """The build's own variable and those Kubernetes sets beside a service called prefork are no options."""
+    foreign = {
+        "PREFORK_COMPILE": "1",
+        "PREFORK_SERVICE_HOST": "10.0.0.1",
+        "PREFORK_SERVICE_PORT_HTTP": "80",
+        "PREFORK_PORT": "tcp://10.0.0.1:80",
+        "PREFORK_PORT_80_TCP_ADDR": "10.0.0.1",
+        "OTHER_BACKLOG": "1",
+    }
+    assert load(**foreign) == load()
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+def test_lists_on_the_command_line() -> None:
+    """Repeatable options keep their order; of two values for one name the last stands."""
+    pool = load(
+        *("--warmup", "/b", "--warmup", "/a"),
+        *("--env", "A=1", "--env", "B=x y", "--env", "A=2"),
+        *("--pythonpath", "/a", "--pythonpath", "/b:/c"),
+    ).pools[0]
+    assert pool.warmup == ("/b", "/a")
+    assert pool.env == {"A": "2", "B": "x y"}
+    assert pool.pythonpath == ("/a", "/b", "/c")
+
+
+def test_lists_in_the_environment() -> None:
+    """One variable holds several, quoted as in a shell; directories are separated as in PATH."""
+    pool = load(PREFORK_WARMUP="/a  /b", PREFORK_ENV="A=1 'B=x y' C=", PREFORK_PYTHONPATH="/a::/b").pools[0]
+    assert pool.warmup == ("/a", "/b")
+    assert pool.env == {"A": "1", "B": "x y", "C": ""}
+    assert pool.pythonpath == ("/a", "/b")
+
+
+def test_lists_as_keywords() -> None:
+    """A program says lists as lists or tuples and variables as a mapping; one text is a list of one."""
+    pool = from_keywords(
+        APP, {"socket": SOCKET, "warmup": ["/a", "/b"], "env": {"A": 1}, "pythonpath": ("/a", Path("/b"))}, {}
+    ).pools[0]
+    assert (pool.warmup, pool.env, pool.pythonpath) == (("/a", "/b"), {"A": "1"}, ("/a", "/b"))
+
+
+# --- application, socket and workers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("app", ["app", "a.b.c", "a:b", "a.b:c.d", "a:b()", "_a1.b_2:C3()", "größe:länge"])
+def test_app(app: str) -> None:
+    """An application is a module, a callable in one, or a factory in one."""
+    assert app == from_arguments([app, "--socket", SOCKET], {}).pools[0].app
+
+
+@pytest.mark.parametrize(
+    "app", ["", ":", "a:", ":b", "a:b(", "a:b(1)", "a.py", "a.py:b", "dir/a.py", "a b", "1a", "a..b"]
+)
+def test_no_app(app: str) -> None:
+    """Anything else is refused before any process exists, files with the hint that they are meant dotted."""
+    message = failure(ConfigurationError, app, "--socket", SOCKET)
+    assert message == (
+        "APP: expected module:callable, module:factory() or module, dotted as in an import and without .py, "
+        f"found {app!r}"
+    )
+
+
+def test_app_from_the_environment() -> None:
+    """The application has a variable too, and the command line wins."""
+    assert from_arguments([], {"PREFORK_APP": "a", "SOCK_PATH": "/s"}).pools[0].app == "a"
+    assert from_arguments(["b"], {"PREFORK_APP": "a", "SOCK_PATH": "/s"}).pools[0].app == "b"
+
+
+def test_callable() -> None:
+    """A program may hand the application over as it is; a variable that names another is no matter."""
+    assert from_keywords(load, {"socket": SOCKET}, {"PREFORK_APP": "a"}).pools[0].app is load
+
+
+def test_order_of_words() -> None:
+    """The application may stand anywhere among the options."""
+    assert load("--backlog", "3") == from_arguments(["--backlog", "3", APP, "--socket", SOCKET], {})
+    assert load("--backlog", "3") == from_arguments(["--socket", SOCKET, "--backlog", "3", APP], {})
+
+
+def test_sockets() -> None:
+    """Every socket makes a pool with the same options and a name of its own, the first with the plain one."""
+    config = load("--socket", "@other", "--socket", "fd://3", "--name", "shop", "--workers", "3")
+    assert [(pool.socket, pool.name) for pool in config.pools] == [
+        (SOCKET, "shop"),
+        ("@other", "shop-2"),
+        ("fd://3", "shop-3"),
+    ]
+    assert {3} == {pool.max_children for pool in config.pools}
+
+
+def test_default_name_of_second_pool() -> None:
+    """The default name is numbered like any other."""
+    assert [pool.name for pool in load("--socket", "@b").pools] == ["www", "www-2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "socket"),
+    [
+        ((), {"SOCK_PATH": "/from/sock_path"}, "/from/sock_path"),
+        ((), {"SOCK_PATH": "/from/sock_path", "PREFORK_SOCKET": "/from/prefork socket"}, "/from/prefork socket"),
+        (("--socket", "/from/line"), {"SOCK_PATH": "/b", "PREFORK_SOCKET": "/c"}, "/from/line"),
+        ((), {"SOCK_PATH": "/b", "PREFORK_SOCKET": ""}, "/b"),
+    ],
+)
+def test_socket_from(words: tuple[str, ...], environ: dict[str, str], socket: str) -> None:
+    """Command line, then PREFORK_SOCKET, then SOCK_PATH; a path in a variable may have blanks."""
+    assert [socket] == [pool.socket for pool in from_arguments([APP, *words], environ).pools]
+
+
+def test_workers() -> None:
+    """Workers are short for static and max_children, in whatever source."""
+    expected = load("--pm", "static", "--max-children", "3")
+    assert expected == load("--workers", "3") == load(PREFORK_WORKERS="3")
+    assert expected == from_keywords(APP, {"socket": SOCKET, "workers": 3}, {})
+
+
+def test_workers_beat_the_weaker_source() -> None:
+    """Both in different sources are no contradiction: the stronger source wins, either way round."""
+    assert load("--workers", "3", PREFORK_MAX_CHILDREN="9", PREFORK_PM="dynamic").pools[0].max_children == 3
+    assert load("--max-children", "9", PREFORK_WORKERS="3").pools[0].max_children == 9
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "no application: expected APP as module:callable"),
+        ((APP,), "no socket: expected one of\n  --socket /run/mysite/app.sock"),
+        ((APP, "other", "--socket", "a"), f"expected one APP, found {APP!r} and 'other'; see prefork-serve --help"),
+        ((APP, "--socket"), "--socket: expected one argument; see prefork-serve --help"),
+        (("--max-childern", "4", APP), "unknown option --max-childern; did you mean --max-children?"),
+        ((APP, "--max_children=4"), "unknown option --max_children; did you mean --max-children?"),
+        ((APP, "--max-child", "4"), "unknown option --max-child; did you mean --max-children?"),
+        ((APP, "--vesion"), "unknown option --vesion; did you mean --version?"),
+        ((APP, "-b", "a"), "unknown option -b; did you mean --socket?"),
+        ((APP, "-w", "4"), "unknown option -w; did you mean --workers?"),
+        ((APP, "--xyzzy"), "unknown option --xyzzy (see prefork-serve --help)"),
+        ((APP, "--version=1"), "--version: ignored explicit argument '1'; see prefork-serve --help"),
+    ],
+)
+def test_usage(words: tuple[str, ...], message: str) -> None:
+    """A command line that cannot be understood is 64, and says what would be."""
+    assert message in failure(UsageError, *words)
+
+
+@pytest.mark.parametrize("flag", ["--daemonize", "--config", "--check", "--show-config", "--min-spare-servers"])
+def test_options_of_other_versions(flag: str) -> None:
+    """An option that does nothing is not accepted."""
+    assert f"unknown option {flag}" in failure(UsageError, APP, "--socket", SOCKET, flag)
+
+
+# option → what cannot be, what is expected
+WRONG: Mapping[str, tuple[str, str]] = {
+    "socket": ("", "a path, @name or fd://N"),
+    "socket_mode": ("0680", "octal digits from 0 to 0777, as chmod(1) takes them"),
+    "socket_owner": ("", "a name or a number"),
+    "socket_group": ("a\nb", "a name or a number"),
+    "backlog": ("2147483648", "a number from 0 to 2147483647"),
+    "pm": ("dynamic", "static, the one process manager of this version"),
+    "max_children": ("0", "a number from 1 to 10000"),
+    "workers": ("many", "a number from 1 to 10000"),
+    "preload": ("yes", "auto, always or never"),
+    "warmup": ("index", "a path that begins with / and has no spaces"),
+    "graceful_timeout": ("1w", "a duration such as 250ms, 30s, 5m or plain seconds, from 0s to 24 days"),
+    "boot_timeout": ("0", "a duration such as 250ms, 30s, 5m or plain seconds, from 100ms to 24 days"),
+    "max_header_size": ("64MB", "a size such as 64K, 256M or plain bytes, from 1K to 64M"),
+    "max_header_count": ("-1", "a number from 1 to 100000"),
+    "max_body_size": ("0", "a size such as 64K, 256M or plain bytes, from 1 to 1T, or off"),
+    "user": ("", "a name or a number"),
+    "group": ("", "a name or a number"),
+    "chdir": ("", "a directory"),
+    "umask": ("1777", "octal digits from 0 to 0777, as chmod(1) takes them"),
+    "env": ("NAME", "NAME=VALUE"),
+    "name": ("a b", "letters, digits, dots, dashes or underscores, at most 64"),
+    "log_level": ("trace", "debug, info, warning or error"),
+    "log_format": ("xml", "auto, console or json"),
+}
+
+
+def test_every_option_has_something_wrong() -> None:
+    """The table of wrong values is whole; what pythonpath takes cannot be wrong as text."""
+    assert {option.key for option in OPTIONS} - set(WRONG) == {"pythonpath"}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_wrong_on_the_command_line(key: str) -> None:
+    """A value that cannot be is 78 and named with its option, what was expected, and itself."""
+    text, expected = WRONG[key]
+    flag = BY_KEY[key].flag
+    message = failure(ConfigurationError, APP, "--socket", SOCKET, f"{flag}={text}")
+    assert message == f"{flag}: expected {expected}, found {text!r}"
+
+
+@pytest.mark.parametrize("key", [key for key, (text, _) in WRONG.items() if text])
+def test_wrong_in_the_environment(key: str) -> None:
+    """In the environment it is named with its variable."""
+    text, expected = WRONG[key]
+    text = text.replace("\n", "\t")
+    message = failure(ConfigurationError, APP, **{"SOCK_PATH": SOCKET, BY_KEY[key].variable: text})
+    assert message == f"{BY_KEY[key].variable}: expected {expected}, found {text!r}"
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_wrong_keyword(key: str) -> None:
+    """In a program it is named with its keyword."""
+    text, expected = WRONG[key]
+    with pytest.raises(ConfigurationError) as caught:
+        from_keywords(APP, {"socket": SOCKET, key: text}, {})
+    assert str(caught.value) == f"{key}=: expected {expected}, found {text!r}"
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "message"),
+    [
+        (
+            ("--workers", "2", "--max-children", "3"),
+            {},
+            "--workers 2 and --max-children 3 both set the number of workers: expected one of them",
+        ),
+        (
+            (),
+            {"PREFORK_WORKERS": "2", "PREFORK_MAX_CHILDREN": "3"},
+            "PREFORK_WORKERS 2 and PREFORK_MAX_CHILDREN 3 both set",
+        ),
+        (
+            ("--workers", "2", "--max-children=3"),
+            {},
+            "expected one of them, leave out --max-children",
+        ),
+        (("--socket", "/run/mysite//app.sock"), {}, "--socket /run/mysite//app.sock is said twice"),
+        (
+            ("--socket-mode", "0555"),
+            {},
+            "--socket-mode: expected a mode with write permission for somebody, found 0555",
+        ),
+        ((), {"PREFORK_SOCKET_MODE": "0"}, "PREFORK_SOCKET_MODE: expected a mode with write permission"),
+        ((), {"PREFORK_ENV": "'A=1"}, 'PREFORK_ENV: expected words, with every quote closed, found "\'A=1"'),
+        (
+            (),
+            {"PREFORK_MAX_CHILDERN": "3"},
+            "PREFORK_MAX_CHILDERN in the environment names no option; did you mean PREFORK_MAX_CHILDREN?",
+        ),
+        ((), {"PREFORK_QQQ": "3"}, "PREFORK_QQQ in the environment names no option (unset it, or see"),
+        ((), {"PREFORK_DAEMONIZE": "1"}, "PREFORK_DAEMONIZE in the environment names no option"),
+        (("--warmup", ""), {}, "--warmup: expected a path that begins with / and has no spaces, found ''"),
+        (("--pm", "ondemand"), {}, "--pm: expected static, the one process manager of this version, found 'ondemand'"),
+    ],
+)
+def test_contradictions(words: tuple[str, ...], environ: dict[str, str], message: str) -> None:
+    """Values and combinations that cannot be are 78, named as somebody wrote them."""
+    assert message in failure(ConfigurationError, APP, "--socket", SOCKET, *words, **environ)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"max_childern": 3}, "unknown option max_childern; did you mean max_children?"),
+        ({"app": "a"}, "unknown option app"),
+        ({"daemonize": True}, "unknown option daemonize"),
+        ({"backlog": True}, "backlog=: expected a number from 0 to 2147483647, found 'True'"),
+        ({"umask": 0o1000}, "umask=: expected octal digits from 0 to 0777, as chmod(1) takes them, found '1000'"),
+        ({"workers": 2, "max_children": 2}, "workers= 2 and max_children= 2 both set the number of workers"),
+    ],
+)
+def test_wrong_keywords(keywords: dict[str, object], message: str) -> None:
+    """A program's mistakes are named as the program wrote them."""
+    with pytest.raises(ConfigurationError) as caught:
+        from_keywords(APP, {"socket": SOCKET, **keywords}, {})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("keywords", [{}, {"socket": None}, {"socket": []}, {"socket": ()}])
+def test_keywords_without_socket(keywords: dict[str, object]) -> None:
+    """A program has to name a socket like everybody else; None counts as not said."""
+    with pytest.raises(UsageError, match="no socket"):
+        from_keywords(APP, keywords, {})
+
+
+def test_keywords_without_app() -> None:
+    """No application anywhere is the usual message."""
+    with pytest.raises(UsageError, match="no application"):
+        from_keywords(None, {"socket": SOCKET}, {})

@@ -1,0 +1,31 @@
+"""The table of options against the model: nothing missing, nothing twice."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from prefork.config.model import Config, PoolConfig
+from prefork.config.options import BY_KEY, GROUPS, OPTIONS
+
+
+def test_every_field_has_its_option() -> None:
+    """Whatever the model holds can be said, and whatever can be said is in the model; workers is short for two."""
+    model = {field.name for field in (*fields(PoolConfig), *fields(Config))} - {"pools"}
+    assert model == set(BY_KEY) - {"workers"}
+
+
+def test_every_option_is_in_the_help() -> None:
+    """An option belongs to a group, and every group has one."""
+    assert set(GROUPS) == {option.group for option in OPTIONS}
+
+
+def test_names_are_alike_everywhere() -> None:
+    """The flag and the variable follow from the key."""
+    option = BY_KEY["max_children"]
+    assert option.flag == "--max-children"
+    assert option.variable == "PREFORK_MAX_CHILDREN"
+
+
+def test_names_differ() -> None:
+    """No two options share a name."""
+    assert len(BY_KEY) == len(OPTIONS) + 1
