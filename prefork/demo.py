@@ -77,7 +77,7 @@ def _hang(_environ: WSGIEnvironment, _start_response: StartResponse) -> Iterable
 
 def _crash(_environ: WSGIEnvironment, _start_response: StartResponse) -> Iterable[bytes]:
     # SIGABRT, as a failed assertion in a C extension: no exception, no exit handler, no flushed buffer.
-    os.abort()
+    os.abort()  # pragma: no cover - nobody lives to record this line
 
 
 def _show(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

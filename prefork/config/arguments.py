@@ -7,12 +7,13 @@ and never exits: what it cannot understand becomes a `UsageError` that names the
 from __future__ import annotations
 
 import argparse
-import sys
+import platform
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 
+import prefork
 from prefork.config.model import Config, PoolConfig
 from prefork.config.options import APP, GROUPS, OPTIONS, Option
 from prefork.errors import UsageError
@@ -64,21 +65,6 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message.removeprefix('argument ')}; see prefork-serve --help")
 
 
-class _Version(argparse.Action):
-    """Print the version; finding it out costs imports that nobody else should pay."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        import platform
-        from importlib import metadata
-
-        try:
-            version = metadata.version("prefork")
-        except metadata.PackageNotFoundError:
-            version = "(run from its source, not installed)"
-        sys.stdout.write(f"prefork {version}, Python {platform.python_version()}\n")
-        parser.exit(0)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="prefork-serve",
@@ -93,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     general = parser.add_argument_group("general")
     general.add_argument(APP.key, metavar=APP.metavar, nargs="?", help=APP.help)
     general.add_argument("-h", "--help", action="help", help="show this and exit")
-    general.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    general.add_argument("--version", action="version", version=_version(), help="show the version and exit")
     defaults = _defaults()
     for group in GROUPS:
         section = parser.add_argument_group(group)
@@ -107,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
                     help=_help(option, defaults.get(option.key)),
                 )
     return parser
+
+
+def _version() -> str:
+    return f"prefork {prefork.__version__}, Python {platform.python_version()}"
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
