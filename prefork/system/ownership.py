@@ -34,7 +34,7 @@ class PathLock:
     def __init__(self, socket_path: str) -> None:
         self.path = socket_path + ".lock"
         if _is_open_here(self.path):
-            raise AddressInUse(f"{socket_path} is asked for twice in one server: every pool needs a socket of its own")
+            raise AddressInUse(f"{socket_path} is asked for twice in one server: every pool needs its own socket")
         self.descriptor = _open_lock_file(self.path, socket_path)
         try:
             _check_lock_file(self.path, self.descriptor)

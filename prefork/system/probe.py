@@ -139,6 +139,8 @@ def is_orphan(finding: Finding) -> bool:
 def in_use(address: str, finding: Finding) -> AddressInUse:
     """The error for a live server at ``address``."""
     pid = finding.pid or find_listener_pid(address)
+    if pid == os.getpid():
+        return AddressInUse(f"{_printable(address)} is asked for twice in one server: every pool needs its own socket")
     full = " (its queue is full)" if finding.pid is None else ""
     return AddressInUse(
         f"{_printable(address)} is in use by a live server, {describe_pid(pid)}{full}: stop that one first, "
@@ -147,15 +149,17 @@ def in_use(address: str, finding: Finding) -> AddressInUse:
 
 
 def find_listener_pid(address: str) -> int | None:
-    """The process that holds the listener bound to ``address``, the oldest if several do; None if hidden from us."""
+    """The process that holds what is bound to ``address``, the oldest if several do; None if hidden from us."""
     name = os.fsencode(_printable(address))
     try:
         with open("/proc/net/unix", "rb") as table:
             rows = [row.rstrip(b"\n").split(None, 7) for row in table]
     except OSError:
         return None
-    listening = (row for row in rows if row[7:] == [name] and int(row[3], 16) & _LISTENS)
-    links = {f"socket:[{int(row[6])}]" for row in listening}
+    bound = [row for row in rows if row[7:] == [name]]
+    # Accepted connections bear the listener's name too. Where nothing listens, the name is only claimed yet.
+    owners = [row for row in bound if int(row[3], 16) & _LISTENS] or bound
+    links = {f"socket:[{int(row[6])}]" for row in owners}
     return min((pid for pid in _pids() if _holds(pid, links)), default=None) if links else None
 
 
