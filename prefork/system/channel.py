@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
-__all__ = ["ENDED", "Kind", "Message", "Order", "open_pair", "receive_order", "receive_report", "send", "shorten"]
+__all__ = ["ENDED", "Kind", "Message", "Order", "Place", "open_pair", "receive_order", "receive_report", "send", "shorten"]
 
 # Far below the default send buffer of a Unix socket (212,992 bytes, net.core.wmem_default), so one message always fits.
 _LARGEST_MESSAGE: Final = 64 * 1024
@@ -48,6 +48,15 @@ class Kind(IntEnum):
     FAILED = 17  # from a zygote or worker: it cannot be loaded, and why
     NOT_FORKED = 18  # from a zygote: fork(2) failed for this slot
     HELLO = 19  # from a worker: first sign of life, sent as a child of the master
+
+
+class Place(IntEnum):
+    """Where a freshly exec'ed zygote finds what the master gave it."""
+
+    CHANNEL = 3
+    SCOREBOARD = 4
+    CONTROL = 5
+    DOORBELL = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,9 @@ def open_pair() -> tuple[socket.socket, socket.socket]:
     return above, below
 
 
-def send(channel: socket.socket, kind: Kind, body: dict[str, Any] | None = None, descriptors: tuple[int, ...] = ()) -> None:
+def send(
+    channel: socket.socket, kind: Kind, body: dict[str, Any] | None = None, descriptors: tuple[int, ...] = ()
+) -> None:
     """Send one message, or raise OSError (BlockingIOError where a non-blocking channel is full)."""
     # A lone surrogate (an undecodable byte of a path) leaves as backslash-u, which is how JSON writes it anyway.
     data = bytes((kind,)) + json.dumps(body or {}, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import os
 import signal
 import sys
@@ -107,7 +108,7 @@ def describe_status(status: int) -> str:
     return f"exit status {os.waitstatus_to_exitcode(status)}"
 
 
-def spawn(child: Callable[[], None], *, unblock: bool = True) -> int:
+def spawn(child: Callable[[], None]) -> int:
     """Fork; the child forgets this process's signal handlers, runs ``child`` and ends. Returns the child's pid.
 
     An exception in ``child`` is written to standard error and ends it with status 70.
@@ -121,7 +122,7 @@ def spawn(child: Callable[[], None], *, unblock: bool = True) -> int:
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
                 child()
                 os._exit(0)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - a child must not run its parent's code, whatever happens
                 sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(70)
@@ -133,9 +134,8 @@ def spawn(child: Callable[[], None], *, unblock: bool = True) -> int:
 def _forget_signals() -> None:
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
-        if callable(signal.getsignal(number)) and number != signal.SIGINT:
+        if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def execute(
@@ -146,9 +146,9 @@ def execute(
 ) -> int:
     """Start a program in a child: a fresh interpreter, for one. Returns its pid once exec(2) has succeeded.
 
-    ``descriptors`` maps the numbers the program will find (below 16) to descriptors of ours; it gets these, an empty
-    standard input, our standard output and error, and nothing else. ``prepare`` runs in the child just before exec, with all
-    signals at their defaults: the place to change user.
+    ``descriptors`` maps the numbers the program will find (below 15) to descriptors of ours; it gets these, an empty
+    standard input, our standard output and error, and nothing else. ``prepare`` runs in the child just before exec,
+    with all signals at their defaults: the place to change user.
 
     Raises PreforkError (or what ``prepare`` raised, if that was one) when the program could not be started.
     """
@@ -184,8 +184,6 @@ def execute(
 
 def _place(descriptors: Mapping[int, int], errors: int) -> int:
     """Put the descriptors where the program expects them; returns where the error pipe went."""
-    import fcntl
-
     # First all out of the way, then each into its place: a target may be the source of another.
     aside = {target: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE) for target, source in descriptors.items()}
     errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
@@ -237,11 +235,12 @@ def leave_process(status: int) -> NoReturn:
     The interpreter is not finalized: taking a whole heap apart touches every page that is still shared with the other
     workers, and crashes in extension modules are most frequent there.
     """
-    shutdown: Callable[[], Any] = threading._shutdown  # type: ignore[attr-defined]
+    # The first three steps of Py_FinalizeEx, by the names multiprocessing uses for the same purpose.
+    shutdown: Callable[[], Any] = threading._shutdown  # type: ignore[attr-defined]  # noqa: SLF001
     try:
         shutdown()
-        atexit._run_exitfuncs()
-    except BaseException:
+        atexit._run_exitfuncs()  # noqa: SLF001
+    except BaseException:  # noqa: BLE001 - an exit handler's fault must not keep the process alive
         sys.excepthook(*sys.exc_info())
     finally:
         for stream in (sys.stdout, sys.stderr):

@@ -31,7 +31,7 @@ class Wakeup:
         for number in signals:
             self._before[number] = signal.signal(number, self._note)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
         self._noted.append(signal.Signals(number))
 
     def fileno(self) -> int:

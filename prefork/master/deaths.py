@@ -1,0 +1,70 @@
+"""What is made of a process that has ended: the bookkeeping, the cause in words, and what it ran."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefork.errors import ApplicationError
+from prefork.master.perform import Performer
+from prefork.policy.model import SlotState, ZygoteState
+from prefork.system.processes import describe_status
+
+__all__ = ["bury"]
+
+
+def bury(hands: Performer, pid: int, status: int, now: float) -> bool:
+    """A child has been reaped; False if it was none of this pool's."""
+    reason = hands.holdings.kill_reasons.pop(pid, None)
+    cause = describe_status(status) + (f": {reason}" if reason else "")
+    if pid == hands.pool.zygote_pid:
+        _bury_zygote(hands, cause, reason)
+    elif hands.pool.slot_of(pid) is not None:
+        _bury_worker(hands, pid, status, cause, reason, now)
+    else:
+        return False
+    return True
+
+
+def _bury_zygote(hands: Performer, cause: str, reason: str | None) -> None:
+    pool, pid = hands.pool, hands.pool.zygote_pid
+    zygote = pool.zygote_ended()
+    if hands.holdings.zygote is not None:
+        hands.drop(hands.holdings.zygote)
+    if zygote is None or zygote.state in (ZygoteState.LEAVING, ZygoteState.FAILED) or zygote.unfit:
+        return
+    if zygote.state is ZygoteState.LOADING:
+        pool.failure = _unexplained(pool.app_name, cause, reason)
+    hands.logger.warning("zygote_died", pid=pid, generation=zygote.generation, cause=cause)
+
+
+def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: str | None, now: float) -> None:
+    pool, holdings = hands.pool, hands.holdings
+    slot = pool.slot_of(pid)
+    assert slot is not None
+    state, request = holdings.scoreboard.state(slot), holdings.running(slot, now)
+    expected = status == 0 and pool.shut
+    worker = pool.ended(pid, expected=expected)
+    assert worker is not None
+    channel = holdings.workers.get(slot)
+    if channel is not None:
+        hands.drop(channel)
+    holdings.free_slot(slot)
+    facts: dict[str, Any] = {"slot": slot, "pid": pid, "age": round(now - worker.forked, 3)}
+    if status == 0 and (expected or worker.retired is not None):
+        hands.logger.debug("worker_left", **facts)
+        return
+    if request is not None and state in (SlotState.RUNNING, SlotState.WRITING):
+        facts |= {"request": f"{request.method} {request.uri}", "elapsed": round(request.seconds, 3)}
+    hands.logger.warning("worker_died", cause=cause, **facts)
+    if worker.ready is None and pool.failure is None:
+        pool.failure = _unexplained(pool.app_name, cause, reason)
+
+
+def _unexplained(app_name: str, cause: str, reason: str | None) -> ApplicationError:
+    """A process that was loading the application is gone and said nothing."""
+    if reason is not None and reason.startswith("boot_timeout"):
+        return ApplicationError(
+            f"{app_name}: importing it took longer than {reason}; standard error shows where it stands. "
+            "Mend the import, or allow more with --boot-timeout"
+        )
+    return ApplicationError(f"{app_name}: the process that was importing it ended: {cause}")

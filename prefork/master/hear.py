@@ -1,0 +1,140 @@
+"""What processes below say, and what is believed of it.
+
+Every message here comes from a process that runs the application's code, so it is read as from a stranger: a pid
+counts only when the kernel named it and it is a child of ours, a kind counts only from whoever may say it, and whoever
+talks too much is not listened to any longer. Nothing here raises for what was received.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from prefork.errors import ApplicationError
+from prefork.master.holdings import Channel
+from prefork.master.perform import Performer
+from prefork.policy.model import ZygoteState
+from prefork.system import channel as wire
+from prefork.system.channel import ENDED, Kind, Message
+from prefork.system.processes import is_our_child
+
+__all__ = ["hear"]
+
+_AT_ONCE: Final = 64
+"""Messages read from one channel before the others get their turn."""
+
+_MOST_FROM_WORKER: Final = 8
+"""HELLO, READY or FAILED; the rest is forgiveness."""
+
+_MOST_TEXT: Final = 20_000
+
+
+def hear(hands: Performer, channel: Channel, now: float) -> None:
+    """Read what has arrived on a channel."""
+    for _ in range(_AT_ONCE):
+        message = wire.receive_report(channel.end)
+        if message is None:
+            return
+        channel.heard += 1
+        if message is ENDED:
+            _ended(hands, channel)
+            return
+        if channel.slot is None:
+            understood = _zygote_says(hands, message, now)
+        else:
+            understood = _worker_says(hands, channel, channel.slot, message, now)
+        if not understood:
+            _refuse(hands, channel, message)
+            return
+
+
+def _zygote_says(hands: Performer, message: Message, now: float) -> bool:
+    pool = hands.pool
+    if message.pid != pool.zygote_pid or pool.zygote is None:
+        return False
+    match message.kind:
+        case Kind.READY if pool.zygote.state is ZygoteState.LOADING:
+            _zygote_ready(hands, message.body, now - pool.zygote.started, now)
+        case Kind.FAILED if pool.zygote.state is ZygoteState.LOADING:
+            _failed(hands, message.body, now)
+        case Kind.NOT_FORKED:
+            # The end of the worker's channel frees the slot: the zygote has closed the other end.
+            hands.logger.error("fork_failed", error=_text(message.body.get("error")))
+        case _:
+            return False
+    return True
+
+
+def _zygote_ready(hands: Performer, body: dict[str, Any], seconds: float, now: float) -> None:
+    reasons = body.get("unfit")
+    unfit = [_text(reason) for reason in reasons] if isinstance(reasons, list) else []
+    loaded = body.get("loaded") is True
+    hands.pool.zygote_ready(loaded=loaded, unfit=bool(unfit), now=now)
+    if unfit:
+        hands.logger.warning(
+            "preload_refused",
+            reasons=unfit,
+            import_seconds=round(seconds, 3),
+            message="each worker imports the application for itself: that time at every start of one, and memory "
+            "that workers could have shared (--preload always forks all the same)",
+        )
+    else:
+        hands.logger.info(
+            "zygote_ready", generation=hands.pool.generation, loaded=loaded, seconds=round(seconds, 3)
+        )
+
+
+def _text(value: object) -> str:
+    return str(value)[:_MOST_TEXT]
+
+
+def _failed(hands: Performer, body: dict[str, Any], now: float) -> None:
+    error = ApplicationError(_text(body.get("message")), _text(body.get("traceback")))
+    hands.pool.zygote_failed(error, now)
+    if hands.pool.open:
+        hands.logger.error("application_failed", error=str(error), traceback=error.traceback)
+
+
+def _worker_says(hands: Performer, channel: Channel, slot: int, message: Message, now: float) -> bool:
+    pool = hands.pool
+    worker = pool.workers.get(slot)
+    if worker is None or channel.heard > _MOST_FROM_WORKER:
+        return False
+    if message.kind is Kind.HELLO and not worker.pid:
+        if pool.slot_of(message.pid) is not None or message.pid == pool.zygote_pid or not is_our_child(message.pid):
+            return False
+        pool.adopted(slot, message.pid)
+        return True
+    if not worker.pid or message.pid != worker.pid or worker.ready is not None:
+        return False
+    if message.kind is Kind.READY:
+        pool.ready(slot, now)
+        return True
+    if message.kind is Kind.FAILED:
+        _failed(hands, message.body, now)
+        return True
+    return False
+
+
+def _refuse(hands: Performer, channel: Channel, message: Message) -> None:
+    """Stop listening to a channel. A worker that has its listener can do without; another one ends by itself."""
+    kind = message.kind.name if message.kind is not None else "malformed"
+    hands.logger.warning("message_refused", slot=channel.slot, pid=message.pid, kind=kind, heard=channel.heard)
+    hands.drop(channel)
+    if channel.slot is None:
+        return
+    worker = hands.pool.workers.get(channel.slot)
+    if worker is not None and not worker.pid:
+        hands.pool.not_forked(channel.slot)
+        hands.holdings.free_slot(channel.slot)
+
+
+def _ended(hands: Performer, channel: Channel) -> None:
+    hands.drop(channel)
+    if channel.slot is None:
+        return
+    worker = hands.pool.workers.get(channel.slot)
+    if worker is not None and not worker.pid:
+        # It never said hello: there is nobody to reap, only a slot to free.
+        hands.pool.not_forked(channel.slot)
+        hands.holdings.free_slot(channel.slot)
+        hands.logger.warning("worker_not_started", slot=channel.slot)

@@ -1,0 +1,82 @@
+"""What the master holds open for one pool: the listener, the shared pages, the doorbell, and a channel a process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+
+from prefork.policy.model import FREE, STARTING
+from prefork.policy.saturation import RunningRequest
+from prefork.system.listener import Listener
+from prefork.system.scoreboard import ControlPage, Scoreboard
+
+__all__ = ["Channel", "Holdings"]
+
+
+@dataclass(slots=True)
+class Channel:
+    """The master's end of a channel. ``slot`` is None for the zygote's."""
+
+    end: socket.socket
+    slot: int | None
+    heard: int = 0  # messages so far: no process of ours has more than a handful to say
+
+
+@dataclass(slots=True)
+class Doorbell:
+    """An eventfd that the worker rings which takes the last idle slot, if it was armed."""
+
+    descriptor: int = field(default_factory=lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+    arm_at: float = 0.0
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def answer(self) -> None:
+        """Silence it."""
+        try:
+            os.eventfd_read(self.descriptor)
+        except BlockingIOError:
+            pass
+
+
+class Holdings:
+    """Every descriptor of one pool, and what is done with them besides processes."""
+
+    def __init__(self, listener: Listener, slots: int) -> None:
+        self.listener = listener
+        self.scoreboard = Scoreboard(slots)
+        self.control = ControlPage(slots)
+        self.doorbell = Doorbell()
+        self.zygote: Channel | None = None
+        self.workers: dict[int, Channel] = {}
+        self.kill_reasons: dict[int, str] = {}
+
+    def prepare_slot(self, slot: int) -> None:
+        """Before a fork: whatever the last worker left must not be taken for the new one's word."""
+        self.control.retire(slot, False)
+        self.scoreboard.set_state(slot, STARTING)
+
+    def free_slot(self, slot: int) -> None:
+        """After an end."""
+        self.scoreboard.set_state(slot, FREE)
+
+    def running(self, slot: int, now: float) -> RunningRequest | None:
+        """What the worker in a slot says it runs; None if nothing."""
+        record = self.scoreboard.read(slot)
+        # The worker wrote these numbers: NaN and the far future must not reach a log line or a comparison.
+        seconds = now - record.started
+        if not record.method or not 0.0 <= seconds < float("inf"):
+            return None
+        return RunningRequest(record.method, record.uri, seconds)
+
+    def close(self) -> None:
+        """Let go of everything. The lock file stays, as a file."""
+        for channel in (self.zygote, *self.workers.values()):
+            if channel is not None:
+                channel.end.close()
+        self.scoreboard.close()
+        self.control.close()
+        os.close(self.doorbell.descriptor)
+        self.listener.close()

@@ -1,0 +1,182 @@
+"""The master's loop: wait, collect facts, plan, perform. Its only place to block is `select`.
+
+The master never imports the application, never trusts what processes below tell it, and forks only inside
+`Performer`. Whatever it does not hear of (a lost hint, a missed signal) it sees at the next heartbeat.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import time
+from typing import Final
+
+from prefork.errors import PreforkError
+from prefork.log import Logger
+from prefork.master.deaths import bury
+from prefork.master.hear import hear
+from prefork.master.holdings import Channel
+from prefork.master.perform import Performer
+from prefork.policy import lifecycle, saturation
+from prefork.policy.lifecycle import Command
+from prefork.policy.model import End, Memory, OpenListener, Phase, ShutListener, Snapshot, StartZygote
+from prefork.policy.plan import plan
+from prefork.system import processes
+from prefork.system.sockdiag import SocketDiagnosis
+from prefork.system.wakeup import Wakeup
+
+__all__ = ["Master"]
+
+_COMMANDS: Final = {
+    signal.SIGTERM: Command.TERM,
+    signal.SIGQUIT: Command.QUIT,
+    signal.SIGINT: Command.INT,
+}
+# A signal without a meaning in this version must not end the server by its default action either.
+_REFUSED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+
+_CHANGES_THE_PICTURE: Final = (OpenListener, ShutListener, StartZygote)
+"""Actions after which the next plan may have more to do at once."""
+
+
+class Master:
+    """Supervises pools until they are told to stop."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._pools: list[Performer] = []
+        self._logger = logger
+        self._selector = selectors.DefaultSelector()
+        self._queues = SocketDiagnosis()
+        self._phase = Phase.BOOTING
+        self._phase_since = time.monotonic()
+        self._memory = Memory()
+        self._failure: PreforkError | None = None
+
+    def add(self, hands: Performer) -> None:
+        """One more pool to supervise; before `run`."""
+        self._pools.append(hands)
+
+    def watch(self, hands: Performer, channel: Channel) -> None:
+        """Listen to a channel."""
+        self._selector.register(channel.end, selectors.EVENT_READ, (hands, channel))
+
+    def unwatch(self, _hands: Performer, channel: Channel) -> None:
+        """Stop listening to a channel."""
+        try:
+            self._selector.unregister(channel.end)
+        except KeyError:
+            pass
+
+    def run(self) -> int:
+        """Serve until told to stop; returns the exit status. Raises the PreforkError that kept a pool from starting."""
+        wakeup = Wakeup((signal.SIGCHLD, *_COMMANDS, *_REFUSED))
+        processes.become_subreaper()
+        try:
+            self._selector.register(wakeup, selectors.EVENT_READ)
+            for hands in self._pools:
+                self._selector.register(hands.holdings.doorbell, selectors.EVENT_READ, (hands, None))
+            self._loop(wakeup)
+        finally:
+            self._release()
+            wakeup.close()
+            processes.become_subreaper(False)
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    def _loop(self, wakeup: Wakeup) -> None:
+        wake_at = 0.0
+        while self._phase is not Phase.ENDED:
+            events = self._selector.select(max(0.0, wake_at - time.monotonic()))
+            now = time.monotonic()
+            for key, _ in events:
+                if key.data is not None:
+                    hands, channel = key.data
+                    self._attend(hands, channel, now)
+            # After the channels: a process says hello before it dies. SIGCHLD coalesces, so this drains.
+            for pid, status in processes.reap(lambda _pid: self._hear_all()):
+                any(bury(hands, pid, status, now) for hands in self._pools)
+            for number in wakeup.take():
+                self._obey(number, now)
+            self._notice(now)
+            wake_at = self._plan_and_perform(now)
+
+    def _attend(self, hands: Performer, channel: Channel | None, now: float) -> None:
+        if channel is not None:
+            hear(hands, channel, now)
+            return
+        doorbell = hands.holdings.doorbell
+        doorbell.answer()
+        hands.holdings.control.arm_doorbell(False)
+        doorbell.arm_at = now + saturation.LOOK_AGAIN
+
+    def _hear_all(self) -> None:
+        now = time.monotonic()
+        for hands in self._pools:
+            for channel in [hands.holdings.zygote, *hands.holdings.workers.values()]:
+                if channel is not None:
+                    hear(hands, channel, now)
+
+    def _obey(self, number: signal.Signals, now: float) -> None:
+        if number in _COMMANDS:
+            self._step(_COMMANDS[number], now)
+        elif number in _REFUSED:
+            self._logger.warning("signal_refused", signal=number.name, message="this version gives it no meaning")
+
+    def _notice(self, now: float) -> None:
+        """Turn facts about the pools into commands."""
+        if self._phase is Phase.BOOTING and all(hands.pool.open for hands in self._pools):
+            self._step(Command.SERVES, now)
+        for hands in self._pools:
+            failure, hands.pool.failure = hands.pool.failure, None
+            if failure is not None and self._phase is Phase.BOOTING:
+                self._failure = failure
+                self._step(Command.FAILED, now)
+
+    def _step(self, command: Command, now: float) -> None:
+        phase = lifecycle.step(self._phase, command)
+        if phase is self._phase:
+            return
+        self._phase, self._phase_since = phase, now
+        match phase:
+            case Phase.DRAINING | Phase.KILLING if command is not Command.FAILED:
+                self._logger.info("stopping", signal=command.value, phase=phase.value)
+            case Phase.ENDED if self._failure is None:
+                self._logger.info("stopped")
+
+    def _plan_and_perform(self, now: float) -> float:
+        decision = plan(self._snapshot(now), self._memory)
+        self._memory = decision.memory
+        for action in decision.actions:
+            if isinstance(action, End):
+                self._step(Command.EMPTY, now)
+            else:
+                self._of(action.pool).perform(action, now)
+        if any(isinstance(action, _CHANGES_THE_PICTURE) for action in decision.actions):
+            return now
+        return decision.wake_at
+
+    def _of(self, name: str) -> Performer:
+        return next(hands for hands in self._pools if hands.pool.name == name)
+
+    def _snapshot(self, now: float) -> Snapshot:
+        views = []
+        for hands in self._pools:
+            pool, holdings = hands.pool, hands.holdings
+            # Armed first, then looked at: a worker that leaves idleness in between rings for nothing.
+            if pool.open and now >= holdings.doorbell.arm_at:
+                holdings.control.arm_doorbell(True)
+            queue = self._queues.queue(holdings.listener.inode) if pool.open else None
+            waiting, limit = (queue.waiting, queue.limit) if queue is not None else (None, None)
+            views.append(pool.view(holdings.scoreboard.states(), waiting, limit))
+        return Snapshot(now, self._phase, self._phase_since, tuple(views))
+
+    def _release(self) -> None:
+        """Let go of everything; whoever is still there is killed, which after an orderly stop is nobody."""
+        for hands in self._pools:
+            hands.kill_everyone()
+            hands.holdings.listener.shut()
+            hands.holdings.close()
+        self._selector.close()
+        self._queues.close()
+

@@ -1,0 +1,239 @@
+"""Action → system call: what was decided is done here, and nothing is decided.
+
+One `Performer` a pool. Every method does one action, tells the bookkeeping, and says in the log what matters to an
+operator. A system call that fails leaves the bookkeeping as it was; the next plan sees what is still missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from prefork.errors import PreforkError
+from prefork.log import Logger
+from prefork.master.holdings import Channel, Holdings
+from prefork.master.launch import Launch
+from prefork.master.pool import Pool
+from prefork.policy import model
+from prefork.policy.saturation import describe
+from prefork.system import channel as wire
+from prefork.system.channel import Kind
+from prefork.system.processes import RETIRE_SIGNAL
+from prefork.system.reach import Reach, diagnose
+
+__all__ = ["Performer"]
+
+Watch = Callable[["Performer", Channel], None]
+
+
+class HasDescriptor(Protocol):
+    """A socket, a listener."""
+
+    def fileno(self) -> int: ...
+
+
+class Performer:
+    """The hands of one pool."""
+
+    def __init__(
+        self, pool: Pool, holdings: Holdings, launch: Launch, logger: Logger, watch: Watch, unwatch: Watch
+    ) -> None:
+        self.pool = pool
+        self.holdings = holdings
+        self.launch = launch
+        self.logger = logger
+        self._watch = watch
+        self._unwatch = unwatch
+        self._methods: dict[type[Any], Callable[[Any, float], None]] = {
+            model.StartZygote: self._start_zygote,
+            model.KillZygote: self._kill_zygote,
+            model.ReleaseZygote: self._release_zygote,
+            model.OpenListener: self._open_listener,
+            model.ShutListener: self._shut_listener,
+            model.Fork: self._fork,
+            model.Listen: self._listen,
+            model.Retire: self._retire,
+            model.SignalRetired: self._signal_retired,
+            model.Terminate: self._terminate,
+            model.Kill: self._kill,
+            model.QueueFull: self._queue_full,
+            model.QueueEnded: self._queue_ended,
+        }
+
+    def perform(self, action: model.Action, now: float) -> None:
+        """Do one action."""
+        self._methods[type(action)](action, now)
+
+    def drop(self, channel: Channel) -> None:
+        """Close a channel and forget it."""
+        self._unwatch(self, channel)
+        channel.end.close()
+        if channel.slot is None:
+            if self.holdings.zygote is channel:
+                self.holdings.zygote = None
+        elif self.holdings.workers.get(channel.slot) is channel:
+            del self.holdings.workers[channel.slot]
+
+    def kill_everyone(self) -> None:
+        """The last resort, when the loop itself has failed."""
+        for pid in (self.pool.zygote_pid, *(worker.pid for worker in self.pool.workers.values())):
+            self._send_signal(pid, signal.SIGKILL)
+
+    # the zygote
+
+    def _start_zygote(self, action: model.StartZygote, now: float) -> None:
+        if self.holdings.zygote is not None:
+            self.drop(self.holdings.zygote)
+        above, below = wire.open_pair()
+        pages = self.holdings.scoreboard.descriptor, self.holdings.control.descriptor, self.holdings.doorbell.descriptor
+        try:
+            pid = self.launch.start(below.fileno(), *pages)
+        except (PreforkError, OSError) as error:
+            above.close()
+            failure = error if isinstance(error, PreforkError) else PreforkError(f"cannot fork: {error.strerror}")
+            self.pool.start_failed(failure)
+            self.logger.error("zygote_not_started", error=str(failure))
+            return
+        finally:
+            below.close()
+        self.pool.zygote_started(pid, now)
+        self.holdings.zygote = Channel(above, None)
+        self._watch(self, self.holdings.zygote)
+        settings = self.launch.settings(
+            generation=self.pool.generation, slots=self.pool.slots, load=action.load
+        )
+        self._tell(self.holdings.zygote, Kind.SETTINGS, settings)
+
+    def _kill_zygote(self, action: model.KillZygote, _now: float) -> None:
+        self._send_signal(self.pool.zygote_pid, signal.SIGKILL, action.reason)
+
+    def _release_zygote(self, _action: model.ReleaseZygote, now: float) -> None:
+        if self.holdings.zygote is not None:
+            self._tell(self.holdings.zygote, Kind.LEAVE)
+        self.pool.zygote_leaving(now)
+
+    # the listener
+
+    def _open_listener(self, _action: model.OpenListener, _now: float) -> None:
+        try:
+            self.holdings.listener.open()
+        except PreforkError as error:
+            self.pool.failure = error
+            return
+        self.pool.open = True
+        self.logger.info(
+            "serving",
+            socket=str(self.holdings.listener),
+            app=self.pool.app_name,
+            max_children=self.pool.max_children,
+            backlog=self.holdings.listener.backlog,
+        )
+        self._report_reach()
+
+    def _report_reach(self) -> None:
+        path = self.holdings.listener.path
+        if path is None or self.holdings.listener.inherited:
+            return
+        verdict = diagnose(path)
+        report = self.logger.warning if verdict.reach is Reach.BLOCKED else self.logger.info
+        report("reach", socket=path, nginx=verdict.reach.name.lower(), message=str(verdict))
+
+    def _shut_listener(self, _action: model.ShutListener, _now: float) -> None:
+        self.holdings.listener.shut()
+        self.pool.shut = True
+
+    # workers
+
+    def _fork(self, action: model.Fork, now: float) -> None:
+        zygote = self.holdings.zygote
+        if zygote is None:
+            return
+        try:
+            above, below = wire.open_pair()
+        except OSError as error:
+            self.logger.error("fork_failed", slot=action.slot, error=error.strerror)
+            return
+        self.holdings.prepare_slot(action.slot)
+        with below:
+            if not self._tell(zygote, Kind.FORK, {"slot": action.slot}, below):
+                above.close()
+                self.holdings.free_slot(action.slot)
+                return
+        channel = Channel(above, action.slot)
+        self.holdings.workers[action.slot] = channel
+        self._watch(self, channel)
+        self.pool.forked(action.slot, now)
+
+    def _listen(self, action: model.Listen, _now: float) -> None:
+        channel = self.holdings.workers.get(action.slot)
+        if channel is not None and self._tell(channel, Kind.LISTEN, {}, self.holdings.listener):
+            self.pool.listening(action.slot)
+
+    def _retire(self, action: model.Retire, now: float) -> None:
+        worker = self.pool.workers[action.slot]
+        self.holdings.control.retire(action.slot, True)
+        channel = self.holdings.workers.get(action.slot)
+        if channel is not None and not worker.listening:
+            self._tell(channel, Kind.LEAVE)
+        self.pool.retired(action.slot, now)
+
+    def _signal_retired(self, action: model.SignalRetired, now: float) -> None:
+        self._send_signal(self.pool.workers[action.slot].pid, RETIRE_SIGNAL)
+        self.pool.signalled(action.slot, now)
+
+    def _terminate(self, action: model.Terminate, now: float) -> None:
+        self._send_signal(self.pool.workers[action.slot].pid, signal.SIGTERM)
+        self.pool.terminated(action.slot, now)
+
+    def _kill(self, action: model.Kill, _now: float) -> None:
+        self._send_signal(self.pool.workers[action.slot].pid, signal.SIGKILL, action.reason)
+
+    # reports
+
+    def _queue_full(self, action: model.QueueFull, now: float) -> None:
+        listening = [worker for worker in self.pool.workers.values() if worker.listening]
+        busy = [w for w in listening if self.holdings.scoreboard.state(w.slot) != model.IDLE]
+        running = [self.holdings.running(worker.slot, now) for worker in busy]
+        self.logger.warning(
+            "queue_full",
+            waiting=action.waiting,
+            limit=action.limit,
+            busy=len(busy),
+            workers=len(listening),
+            running=describe([request for request in running if request is not None]),
+            message="connects are refused (EAGAIN; nginx: 11: Resource temporarily unavailable)",
+        )
+
+    def _queue_ended(self, action: model.QueueEnded, _now: float) -> None:
+        self.logger.warning(
+            "queue_full_ended",
+            full_for=round(action.full_for, 3),
+            peak=action.peak,
+            limit=action.limit,
+            message=f"the queue was full for at least {action.full_for:.1f} s",
+        )
+
+    # the last step of each
+
+    def _tell(
+        self, channel: Channel, kind: Kind, body: dict[str, Any] | None = None, descriptor: HasDescriptor | None = None
+    ) -> bool:
+        """Send a message; False when the other side is gone or has too much unread."""
+        try:
+            wire.send(channel.end, kind, body, () if descriptor is None else (descriptor.fileno(),))
+        except OSError as error:
+            self.logger.debug("message_not_sent", kind=kind.name, slot=channel.slot, error=error.strerror)
+            return False
+        return True
+
+    def _send_signal(self, pid: int, number: int, reason: str | None = None) -> None:
+        if pid <= 0:
+            return
+        if reason is not None:
+            self.holdings.kill_reasons[pid] = reason
+        # Not reaped by us yet, so the number is still its own. A program that we are a library of may have reaped it.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

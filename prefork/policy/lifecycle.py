@@ -1,0 +1,67 @@
+"""The life of the server as a table: (phase, command) → phase.
+
+A command is a signal's name or something the loop noticed (`Command.SERVES`, `Command.EMPTY`). Every cell is written
+down; a test asserts each of them. Commands that change no phase belong here too, so that the table answers for all.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from prefork.policy.model import Phase
+
+__all__ = ["Command", "step"]
+
+
+class Command(Enum):
+    """What can move the server from one phase to another."""
+
+    TERM = "SIGTERM"  # graceful stop
+    QUIT = "SIGQUIT"  # graceful stop
+    INT = "SIGINT"  # graceful stop; the second one: now
+    SERVES = "serves"  # every pool's listener is open
+    FAILED = "failed"  # a pool cannot start
+    EMPTY = "empty"  # no process of ours is left
+
+
+_TABLE: Final[dict[Phase, dict[Command, Phase]]] = {
+    Phase.BOOTING: {
+        Command.TERM: Phase.DRAINING,
+        Command.QUIT: Phase.DRAINING,
+        Command.INT: Phase.DRAINING,
+        Command.SERVES: Phase.SERVING,
+        Command.FAILED: Phase.KILLING,
+        Command.EMPTY: Phase.BOOTING,  # before the first fork, and between two tries
+    },
+    Phase.SERVING: {
+        Command.TERM: Phase.DRAINING,
+        Command.QUIT: Phase.DRAINING,
+        Command.INT: Phase.DRAINING,
+        Command.SERVES: Phase.SERVING,
+        Command.FAILED: Phase.SERVING,  # what once served is tried again
+        Command.EMPTY: Phase.SERVING,
+    },
+    Phase.DRAINING: {
+        Command.TERM: Phase.DRAINING,
+        Command.QUIT: Phase.DRAINING,
+        Command.INT: Phase.KILLING,
+        Command.SERVES: Phase.DRAINING,
+        Command.FAILED: Phase.DRAINING,
+        Command.EMPTY: Phase.ENDED,
+    },
+    Phase.KILLING: {
+        Command.TERM: Phase.KILLING,
+        Command.QUIT: Phase.KILLING,
+        Command.INT: Phase.KILLING,
+        Command.SERVES: Phase.KILLING,
+        Command.FAILED: Phase.KILLING,
+        Command.EMPTY: Phase.ENDED,
+    },
+    Phase.ENDED: dict.fromkeys(Command, Phase.ENDED),
+}
+
+
+def step(phase: Phase, command: Command) -> Phase:
+    """The phase that follows."""
+    return _TABLE[phase][command]

@@ -1,0 +1,180 @@
+"""`plan`: the whole policy of the master, one pure function over a snapshot.
+
+It asks each rule in turn (boot, sizes, retirement, the queue) and puts their answers together. It decides; it does
+not do: the loop performs what it returns.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prefork.policy import restarts, retirement, saturation, scaling
+from prefork.policy.model import (
+    Action,
+    Decision,
+    End,
+    Fork,
+    Kill,
+    KillZygote,
+    Listen,
+    Memory,
+    OpenListener,
+    Phase,
+    PoolMemory,
+    PoolView,
+    ReleaseZygote,
+    Retire,
+    ShutListener,
+    Snapshot,
+    StartZygote,
+    Zygote,
+    ZygoteState,
+)
+
+__all__ = ["HEARTBEAT", "plan"]
+
+HEARTBEAT: Final = 1.0
+"""The longest wait of the master, in seconds: whatever a hint has missed is seen at the next beat."""
+
+_ZYGOTE_GRACE: Final = 5.0
+"""Seconds a zygote has for its exit handlers; it holds no connection."""
+
+
+class _Draft:
+    """What is being decided for one pool."""
+
+    def __init__(self, pool: PoolView, memory: PoolMemory, now: float) -> None:
+        self.pool = pool
+        self.memory = memory
+        self.actions: list[Action] = []
+        self.wake_at = now + HEARTBEAT
+
+    def wake(self, at: float) -> None:
+        self.wake_at = min(self.wake_at, at)
+
+
+def plan(snapshot: Snapshot, memory: Memory) -> Decision:
+    """Decide what to do now, what to remember, and when to look again."""
+    drafts = [_Draft(pool, memory.of(pool.name), snapshot.now) for pool in snapshot.pools]
+    for draft in drafts:
+        _count_failures(draft, snapshot)
+        _supervise_zygote(draft, snapshot)
+        _size(draft, snapshot)
+        _listen(draft, snapshot)
+        _see_off(draft, snapshot)
+        _watch_queue(draft, snapshot)
+    actions = [action for draft in drafts for action in draft.actions]
+    if snapshot.phase is Phase.BOOTING and all(pool.verified for pool in snapshot.pools):
+        # Every application is there: only now does any path appear, so a start that fails leaves none behind.
+        actions += [OpenListener(pool.name) for pool in snapshot.pools if not pool.open]
+    if snapshot.phase in (Phase.DRAINING, Phase.KILLING) and not any(
+        pool.workers or pool.zygote for pool in snapshot.pools
+    ):
+        actions.append(End())
+    return Decision(
+        actions=tuple(actions),
+        memory=Memory({draft.pool.name: draft.memory for draft in drafts}),
+        wake_at=min((draft.wake_at for draft in drafts), default=snapshot.now + HEARTBEAT),
+    )
+
+
+def _count_failures(draft: _Draft, snapshot: Snapshot) -> None:
+    for ended in draft.pool.ended:
+        if not ended.expected:
+            draft.memory = restarts.after_end(draft.memory, ended.ready, snapshot.now)
+    ready = [worker.ready for worker in draft.pool.workers]
+    if len(ready) >= draft.pool.max_children and all(
+        since is not None and snapshot.now - since >= restarts.USEFUL_LIFE for since in ready
+    ):
+        draft.memory = restarts.after_use(draft.memory)
+
+
+def _supervise_zygote(draft: _Draft, snapshot: Snapshot) -> None:
+    pool, now = draft.pool, snapshot.now
+    if pool.zygote is None:
+        if snapshot.phase in (Phase.BOOTING, Phase.SERVING):
+            if now >= draft.memory.not_before:
+                draft.actions.append(StartZygote(pool.name, load=True))
+            draft.wake(draft.memory.not_before)
+    elif snapshot.phase is Phase.KILLING:
+        draft.actions.append(KillZygote(pool.name, "stopped at once"))
+    else:
+        _step_zygote(draft, pool.zygote, snapshot)
+
+
+def _step_zygote(draft: _Draft, zygote: Zygote, snapshot: Snapshot) -> None:
+    pool, now = draft.pool, snapshot.now
+    draining = snapshot.phase is Phase.DRAINING
+    match zygote.state:
+        case ZygoteState.LOADING if draining:
+            draft.actions.append(KillZygote(pool.name, "stopped while loading the application"))
+        case ZygoteState.LOADING if now >= zygote.started + pool.boot_timeout:
+            draft.actions.append(KillZygote(pool.name, f"boot_timeout ({pool.boot_timeout:g} s)"))
+        case ZygoteState.LOADING:
+            draft.wake(zygote.started + pool.boot_timeout)
+        case ZygoteState.READY if zygote.unfit:
+            draft.actions += [KillZygote(pool.name, "unfit to fork from"), StartZygote(pool.name, load=False)]
+        case ZygoteState.READY if draining and not pool.workers and scaling.desired(pool, snapshot) == 0:
+            draft.actions.append(ReleaseZygote(pool.name))
+        case ZygoteState.LEAVING | ZygoteState.FAILED if now >= zygote.changed + _ZYGOTE_GRACE:
+            draft.actions.append(KillZygote(pool.name, "did not end in order"))
+        case ZygoteState.LEAVING | ZygoteState.FAILED:
+            draft.wake(zygote.changed + _ZYGOTE_GRACE)
+
+
+def _size(draft: _Draft, snapshot: Snapshot) -> None:
+    pool, now = draft.pool, snapshot.now
+    size = scaling.desired(pool, snapshot)
+    missing = size - len(scaling.active(pool))
+    if snapshot.phase is Phase.SERVING:
+        leaving = {worker.slot for worker in scaling.surplus(pool, size)} | scaling.deserters(pool)
+        draft.actions += [Retire(pool.name, slot) for slot in sorted(leaving)]
+    if missing <= 0 or pool.zygote is None or pool.zygote.state is not ZygoteState.READY or pool.zygote.unfit:
+        return
+    if now < draft.memory.not_before:
+        draft.wake(draft.memory.not_before)
+        return
+    slots = scaling.free_slots(pool)[: min(missing, scaling.MAX_SPAWN_AT_ONCE)]
+    draft.actions += [Fork(pool.name, slot) for slot in slots]
+    if len(slots) < missing:
+        draft.wake(now + HEARTBEAT / 10)
+
+
+def _listen(draft: _Draft, snapshot: Snapshot) -> None:
+    pool, now = draft.pool, snapshot.now
+    for worker in pool.workers:
+        if worker.ready is not None:
+            if pool.open and not worker.listening and worker.retired is None:
+                draft.actions.append(Listen(pool.name, worker.slot))
+        elif now >= worker.forked + pool.boot_timeout:
+            draft.actions.append(Kill(pool.name, worker.slot, f"boot_timeout ({pool.boot_timeout:g} s)"))
+        else:
+            draft.wake(worker.forked + pool.boot_timeout)
+
+
+def _see_off(draft: _Draft, snapshot: Snapshot) -> None:
+    pool = draft.pool
+    if snapshot.phase is Phase.DRAINING:
+        if pool.open and not pool.shut:
+            draft.actions.append(ShutListener(pool.name))
+        # A listener of our own wakes its workers when its queue is empty. Somebody else's does not, and workers
+        # that were never given one would wait for it.
+        draft.actions += [
+            Retire(pool.name, worker.slot)
+            for worker in pool.workers
+            if worker.retired is None and (pool.inherited or not pool.open)
+        ]
+    for worker in pool.workers:
+        if worker.retired is not None or snapshot.phase in (Phase.DRAINING, Phase.KILLING):
+            actions, wake_at = retirement.step_down(pool, worker, snapshot)
+            draft.actions += actions
+            draft.wake(wake_at)
+
+
+def _watch_queue(draft: _Draft, snapshot: Snapshot) -> None:
+    draft.memory, reports = saturation.watch(draft.pool, draft.memory, snapshot.now)
+    draft.actions += reports
+    if saturation.everyone_busy(draft.pool) or draft.memory.full_since is not None:
+        draft.wake(snapshot.now + saturation.LOOK_AGAIN)
+
+

@@ -1,0 +1,33 @@
+"""When a start has failed, how long to wait before the next.
+
+A worker or zygote that ends before it was ready, or so soon after that it cannot have been of use, is a failed
+start. The first failure costs nothing (a stray kill is not a crash loop), from the second on the wait doubles up to
+half a minute. One start that lasts ends the series, as in Erlang's restart intensity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from prefork.policy.model import PoolMemory
+
+__all__ = ["FIRST_WAIT", "LONGEST_WAIT", "USEFUL_LIFE", "after_end", "after_use"]
+
+FIRST_WAIT: Final = 0.1
+LONGEST_WAIT: Final = 30.0
+USEFUL_LIFE: Final = 1.0
+"""Seconds a process must have been ready for before its end says nothing about its start."""
+
+
+def after_end(memory: PoolMemory, ready: float | None, now: float) -> PoolMemory:
+    """A process that was ready since ``ready`` (None: never) has ended."""
+    if ready is not None and now - ready >= USEFUL_LIFE:
+        return replace(memory, failures=0, not_before=0.0)
+    wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(memory.failures - 1, 16)) if memory.failures else 0.0
+    return replace(memory, failures=memory.failures + 1, not_before=max(memory.not_before, now + wait))
+
+
+def after_use(memory: PoolMemory) -> PoolMemory:
+    """A process has lived long enough to be of use."""
+    return replace(memory, failures=0, not_before=0.0)

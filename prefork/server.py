@@ -1,0 +1,153 @@
+"""The composition root: the only file that knows every part, and puts them together.
+
+`run` takes a configuration to a served socket and back; `serve` is the same from Python, with keywords. What can be
+found wrong before the first process is started is found here.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import prefork
+from prefork.config.load import from_keywords
+from prefork.config.model import Config, PoolConfig
+from prefork.errors import PreforkError
+from prefork.log import Logger, make_logger
+from prefork.master.holdings import Holdings
+from prefork.master.launch import Launch
+from prefork.master.loop import Master
+from prefork.master.perform import Performer
+from prefork.master.pool import Pool
+from prefork.system.identity import Identity, check_readable, resolve, root_warning, set_title
+from prefork.system.listener import Listener, parse_address
+from prefork.system.scoreboard import slots_for
+from prefork.zygote import Zygote
+
+__all__ = ["run", "serve"]
+
+
+def serve(app: str | Callable[..., Any], **options: Any) -> int:
+    """Serve an application until the process is told to stop; returns the exit status.
+
+    ``app`` is "module:callable" as on the command line, or a callable. A name is imported in a process of its own,
+    fresh from the disk; a callable is forked as it stands, with all that this process has loaded.
+    ``options`` have the names and meanings of the command line: ``serve("mysite.wsgi", socket="/run/mysite/app.sock",
+    max_children=8)``. The environment is read as there.
+
+    To be called in the main thread (signals arrive nowhere else). Raises PreforkError, whose ``exit_status`` says what
+    a command should end with.
+    """
+    return run(from_keywords(app, options, os.environ))
+
+
+def run(config: Config) -> int:
+    """Serve what ``config`` asks for until told to stop; returns the exit status.
+
+    Raises PreforkError when serving cannot begin.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise PreforkError("prefork must run in the main thread: signals arrive nowhere else")
+    logger = make_logger(level=config.log_level, format=config.log_format)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = _open_descriptors()
+    identities = [_identity(pool, logger) for pool in config.pools]
+    listeners: list[Listener] = []
+    try:
+        for pool in config.pools:
+            listeners.append(_claim(pool))  # noqa: PERF401 - those claimed before one that fails must be let go
+        # Two descriptors a worker live in the master; the workers get the limit that we found.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
+        master = Master(logger)
+        for pool, identity, listener in zip(config.pools, identities, listeners, strict=True):
+            launch = Launch(config, pool, identity, _directory(pool), files, _become_zygote(before))
+            master.add(_performer(pool, listener, launch, logger.bind(pool=pool.name), master))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    set_title("prefork: master " + " ".join(str(listener) for listener in listeners))
+    logger.info("starting", version=prefork.__version__, pid=os.getpid(), pools=[pool.name for pool in config.pools])
+    try:
+        return master.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+
+
+def _identity(pool: PoolConfig, logger: Logger) -> Identity | None:
+    """Who the application runs as; raises where that user could not even load it."""
+    identity = resolve(pool.user, pool.group)
+    check_readable(identity, sys.executable, "the interpreter")
+    check_readable(identity, str(Path(prefork.__file__).parent), "the package prefork")
+    check_readable(identity, _directory(pool), "the application's directory")
+    warning = root_warning(identity)
+    if warning is not None:
+        logger.warning("running_as_root", pool=pool.name, message=warning)
+    return identity
+
+
+def _claim(pool: PoolConfig) -> Listener:
+    return Listener.claim(
+        parse_address(pool.socket),
+        mode=pool.socket_mode,
+        owner=pool.socket_owner,
+        group=pool.socket_group,
+        backlog=pool.backlog,
+    )
+
+
+def _performer(pool: PoolConfig, listener: Listener, launch: Launch, logger: Logger, master: Master) -> Performer:
+    slots = slots_for(pool.max_children)
+    book = Pool(
+        pool.name,
+        pool.app_name,
+        max_children=pool.max_children,
+        slots=slots,
+        boot_timeout=pool.boot_timeout,
+        graceful_timeout=pool.graceful_timeout,
+        inherited=listener.inherited,
+    )
+    for warning in listener.warnings:
+        logger.warning("socket_warning", socket=str(listener), message=warning)
+    return Performer(book, Holdings(listener, slots), launch, logger, master.watch, master.unwatch)
+
+
+def _directory(pool: PoolConfig) -> str:
+    """The application's directory as text: a symlink on the way is followed by each zygote, not here."""
+    # Not normalised: ".." after a symlink means the parent of its target.
+    return _logical_directory() if pool.chdir == os.curdir else os.path.join(_logical_directory(), pool.chdir)
+
+
+def _logical_directory() -> str:
+    """The current directory by the name the shell knows it under, symlinks and all (pwd -L)."""
+    named = os.environ.get("PWD", "")
+    try:
+        if os.path.isabs(named) and os.path.samefile(named, os.curdir):
+            return named
+    except OSError:
+        pass
+    return os.getcwd()
+
+
+def _open_descriptors() -> frozenset[int]:
+    return frozenset(int(entry) for entry in os.listdir("/proc/self/fd"))
+
+
+def _become_zygote(before: frozenset[int]) -> Callable[[int, int, int, int, Any], None]:
+    """How the fork of a callable's zygote goes on: with what was open before the server was, and its own four."""
+
+    def become_zygote(channel: int, scoreboard: int, control: int, doorbell: int, app: Any) -> None:
+        keep = before | {channel, scoreboard, control, doorbell}
+        for descriptor in _open_descriptors() - keep:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass  # the one that listed them
+        Zygote(channel, scoreboard, control, doorbell).live(app)
+
+    return become_zygote

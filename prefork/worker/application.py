@@ -1,0 +1,217 @@
+"""Finding the application, warming it, and seeing what its import left behind.
+
+Runs in the zygote, or in each worker when the application must not be forked. Everything the application does wrong
+while it is loaded ends as one `ApplicationError` with the application's own traceback and none of our frames in it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import io
+import os
+import socket
+import stat
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from prefork.errors import ApplicationError
+
+__all__ = ["Leftovers", "enter", "leftovers", "load", "warm_up"]
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def enter(directory: str, pythonpath: Sequence[str]) -> None:
+    """Enter the working directory by its text and make it importable, after ``pythonpath``.
+
+    By its text: a symlink such as ``current`` is followed anew by every zygote. Raises ApplicationError.
+    """
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise ApplicationError(
+            f"cannot enter {directory}: {error.strerror}; --chdir must name a directory that this user may enter"
+        ) from error
+    sys.path[0:0] = [*pythonpath, directory]
+
+
+def load(name: str) -> Application:
+    """Import ``module:callable``, ``module:factory()`` or ``module`` (then ``application``, else ``app``).
+
+    Raises ApplicationError.
+    """
+    module_name, colon, attribute = name.partition(":")
+    module = _import(module_name, name)
+    if not colon:
+        return _first_of(module, ("application", "app"), name)
+    if attribute.endswith("()"):
+        factory = _attribute(module, attribute[:-2], name)
+        try:
+            made = factory()
+        except BaseException as error:  # noqa: BLE001 - whatever the application raises, even SystemExit
+            raise ApplicationError(f"{name}: the factory raised {_what(error)}", _own_traceback(error)) from None
+        return _callable(made, f"{name} returned")
+    return _callable(_attribute(module, attribute, name), f"{name} is")
+
+
+def _import(module_name: str, name: str) -> Any:
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ApplicationError(
+            f"{name}: {module_name!r} is not the name of a module; write it as in an import statement, "
+            'for example "mysite.wsgi:application" (no slashes, no ".py")'
+        )
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # Only the name itself is a wrong name; a module that the application misses is its own traceback.
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise ApplicationError(
+                f"{name}: there is no module {error.name!r} in {os.getcwd()} or elsewhere on sys.path; "
+                "check the name, or name the directory with --chdir or --pythonpath"
+            ) from None
+        raise ApplicationError(f"{name}: importing it raised {_what(error)}", _own_traceback(error)) from None
+    except BaseException as error:  # noqa: BLE001 - whatever the application raises, even SystemExit
+        raise ApplicationError(f"{name}: importing it raised {_what(error)}", _own_traceback(error)) from None
+
+
+def _attribute(module: Any, path: str, name: str) -> Any:
+    found = module
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            near = difflib.get_close_matches(part, [key for key in dir(found) if not key.startswith("_")], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ApplicationError(f"{name}: {module.__name__} has no {path!r}{hint}") from None
+    return found
+
+
+def _first_of(module: Any, names: Sequence[str], name: str) -> Application:
+    for attribute in names:
+        if hasattr(module, attribute):
+            return _callable(getattr(module, attribute), f"{name}:{attribute} is")
+    tried = " nor ".join(repr(attribute) for attribute in names)
+    raise ApplicationError(f'{name}: the module has neither {tried}; name the callable: "{name}:CALLABLE"')
+
+
+def _callable(found: Any, subject: str) -> Application:
+    if not callable(found):
+        raise ApplicationError(f"{subject} {_article(type(found).__name__)}, not a WSGI callable")
+    application: Application = found
+    return application
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
+
+
+def _what(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _own_traceback(error: BaseException) -> str:
+    """The traceback from the application's first frame on: ours and the import system's say nothing to its author."""
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None and _not_theirs(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _not_theirs(filename: str) -> bool:
+    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
+
+
+class Leftovers:
+    """What the import left in the process that a fork would copy wrongly."""
+
+    def __init__(self, threads: list[str], connections: list[str], native_threads: int) -> None:
+        self.threads = threads  # names of Python threads: a fork does not take them along
+        self.connections = connections  # connected sockets: a fork makes all workers talk over the same one
+        self.native_threads = native_threads  # of extension modules, which mostly know how to live with fork
+
+    @property
+    def unfit(self) -> list[str]:
+        """Reasons not to fork from here."""
+        reasons = []
+        if self.threads:
+            reasons.append(f"threads are running: {', '.join(self.threads)}")
+        if self.connections:
+            reasons.append(f"sockets are connected: {', '.join(self.connections)}")
+        return reasons
+
+
+def leftovers(own: Iterable[int] = ()) -> Leftovers:
+    """Look at this process after the import; ``own`` are the descriptors that are ours."""
+    threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    tasks = len(os.listdir("/proc/self/task"))
+    return Leftovers(threads, _connections(frozenset(own)), max(0, tasks - 1 - len(threads)))
+
+
+def _connections(own: frozenset[int]) -> list[str]:
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        descriptor = int(entry)
+        try:
+            if descriptor in own or not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+                peer = duplicate.getpeername()
+                # A pair has no name: both its ends are here, and nobody outside can be confused.
+                # A datagram is whole by itself, whoever sends it (syslog, statsd).
+                if duplicate.type == socket.SOCK_STREAM and peer:
+                    found.append(peer if isinstance(peer, str) else f"{peer[0]}:{peer[1]}")
+        except OSError:
+            continue  # closed since, or not connected
+    return found
+
+
+def warm_up(application: Application, path: str) -> str:
+    """Request a path of the application in this process; returns the status line.
+
+    Raises whatever the application raises.
+    """
+    statuses: list[str] = []
+
+    def start_response(status: str, _headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
+        if exc_info is not None and exc_info[1] is not None:
+            raise exc_info[1]
+        statuses.append(status)
+        return lambda _data: None
+
+    path, _, query = path.partition("?")
+    result = application(
+        {
+            "REQUEST_METHOD": "GET",
+            "SCRIPT_NAME": "",
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "HTTP_HOST": "localhost",
+            "HTTP_USER_AGENT": "prefork-warmup",
+            "REMOTE_ADDR": "127.0.0.1",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(),
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": False,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+        },
+        start_response,
+    )
+    try:
+        for _ in result:
+            pass
+    finally:
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()
+    return statuses[-1] if statuses else "no status"

@@ -1,0 +1,183 @@
+"""A worker's life: be adopted, get the application and the listener, accept until told to leave.
+
+The worker blocks in accept(2) and nowhere else while idle. It leaves in one of three ways, none of which can drop a
+connection that was already accepted:
+
+* the master shuts the listener down: accept fails with EINVAL once the queue is empty;
+* the master sets the retire flag and sends `RETIRE_SIGNAL`: the handler points the listening descriptor at a socket
+  that is not listening, and the accept that is retried after the interruption (PEP 475) fails with EINVAL;
+* the retire flag is seen before the next accept.
+
+Nothing is raised from a signal handler: an exception there, between the system call that dequeued a connection and
+the store of its number, would lose that connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final
+
+from prefork.errors import ApplicationError
+from prefork.policy.model import IDLE, READING, RETIRING, STARTING
+from prefork.system import channel
+from prefork.system.channel import Kind
+from prefork.system.processes import RETIRE_SIGNAL, die_with_parent, leave_process
+from prefork.system.scoreboard import Slot
+from prefork.worker import application as loader
+from prefork.worker.exchange import Exchange, Limits
+
+__all__ = ["Birth", "Worker", "live"]
+
+# What accept(2) reports for a connection that died in the queue, or on TCP for the network beneath it.
+_PASSING: Final = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EPERM}
+)
+# Out of something: worth another try, not at full speed.
+_SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SCARCITY_PAUSE: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """All that a worker is born with."""
+
+    master: int
+    slot: int
+    slots: int
+    generation: int
+    channel: int
+    scoreboard: int
+    control: int
+    doorbell: int
+    app: str  # empty: the application is here already
+    directory: str
+    pythonpath: tuple[str, ...]
+    limits: Limits
+    multiprocess: bool
+
+
+def live(birth: Birth, application: Any, logger: Any) -> None:
+    """The whole life of a worker process, from the moment the master is its parent. Does not return."""
+    die_with_parent(birth.master)
+    worker = Worker(birth, application, logger)
+    status = 70
+    try:
+        status = worker.run()
+    finally:
+        worker.slot.enter(RETIRING)
+        leave_process(status)
+
+
+class Worker:
+    """One process, one listener, one request at a time."""
+
+    def __init__(self, birth: Birth, application: Any, logger: Any) -> None:
+        self._birth = birth
+        self._application = application
+        self._logger = logger.bind(slot=birth.slot)
+        self._channel = socket.socket(fileno=birth.channel)
+        self._channel.settimeout(None)  # an application may have called socket.setdefaulttimeout
+        self.slot = Slot(
+            birth.slot, birth.slots, birth.scoreboard, birth.control, birth.doorbell, birth.generation, IDLE
+        )
+        self._deaf = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener: socket.socket | None = None
+        self._exchange: Exchange | None = None
+        self._is_copy = False
+
+    def run(self) -> int:
+        """Serve until told to leave; returns the exit status."""
+        self.slot.enter(STARTING)
+        signal.signal(RETIRE_SIGNAL, self._look_at_retire_flag)
+        os.register_at_fork(after_in_child=self._forget)
+        channel.send(self._channel, Kind.HELLO)
+        if self._application is None and not self._load():
+            return ApplicationError.exit_status
+        channel.send(self._channel, Kind.READY)
+        order = channel.receive_order(self._channel)
+        if order is None or order.kind is not Kind.LISTEN:
+            return 0
+        self._listener = socket.socket(fileno=order.descriptors[0])
+        self._listener.settimeout(None)
+        self._exchange = Exchange(
+            self._application, self.slot, self._logger, self._birth.limits, multiprocess=self._birth.multiprocess
+        )
+        return self._accept(self._listener, self._exchange)
+
+    def _load(self) -> bool:
+        try:
+            self._application = loader.load(self._birth.app)
+        except ApplicationError as error:
+            body = {"message": channel.shorten(str(error)), "traceback": channel.shorten(error.traceback)}
+            channel.send(self._channel, Kind.FAILED, body)
+            return False
+        return True
+
+    def _accept(self, listener: socket.socket, exchange: Exchange) -> int:
+        accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001 - the number is all that is needed
+        slot = self.slot
+        while not (slot.retire or exchange.leave):
+            slot.enter(IDLE)
+            try:
+                descriptor, _ = accept()
+            except OSError as error:
+                if self._is_over(error):
+                    break
+                continue
+            slot.leave_idle(READING)
+            exchange.serve(descriptor)
+            if self._is_copy:
+                # The application forked, and its child came back out of the application as if it were the worker.
+                os._exit(0)
+        return 0
+
+    def _is_over(self, error: OSError) -> bool:
+        """Whether accept(2) will never succeed again."""
+        if error.errno == errno.EINVAL:
+            return True
+        if error.errno in _PASSING:
+            return False
+        if error.errno == errno.EAGAIN:
+            # Another holder of an inherited listener made it non-blocking; the flag is shared by all of them.
+            os.set_blocking(self._birth_listener(), True)
+            return False
+        if error.errno in _SCARCE:
+            self._logger.error("accept_failed", error=os.strerror(error.errno), pause=_SCARCITY_PAUSE)
+            time.sleep(_SCARCITY_PAUSE)
+            return False
+        self._logger.error("accept_failed", error=str(error), message="the worker leaves and is replaced")
+        return True
+
+    def _birth_listener(self) -> int:
+        assert self._listener is not None
+        return self._listener.fileno()
+
+    def _look_at_retire_flag(self, _number: int, _frame: FrameType | None) -> None:
+        if self._listener is not None and self.slot.retire:
+            os.dup2(self._deaf.fileno(), self._listener.fileno(), inheritable=False)
+
+    def _forget(self) -> None:
+        """In a child that the application forked: let go of everything that makes this process a worker.
+
+        The child may live long. It must keep neither the queue nor the connection nor the channel open, must not
+        write to the slot, and must not answer the request a second time.
+        """
+        self._is_copy = True
+        signal.signal(RETIRE_SIGNAL, _no_op)
+        if self._exchange is not None:
+            self._exchange.abandon()
+        for held in (self._channel, self._deaf, self._listener):
+            if held is not None:
+                held.close()
+        for descriptor in (self._birth.scoreboard, self._birth.control, self._birth.doorbell):
+            os.close(descriptor)
+
+
+def _no_op(_number: int, _frame: FrameType | None) -> None:
+    pass

@@ -1,0 +1,213 @@
+"""The zygote: a fresh interpreter that imports the application once, and forks warm workers from then on.
+
+Started by the master as ``python -m prefork.zygote`` would be, with exactly four descriptors besides the standard
+ones; everything else it has to know comes as the first message on its channel. It never accepts a connection, never
+outlives the master, and leaves every decision to it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from setproctitle import setproctitle
+
+from prefork import __version__
+from prefork.errors import ApplicationError
+from prefork.log import Logger, make_logger
+from prefork.system import channel
+from prefork.system.channel import Kind, Order, Place
+from prefork.system.processes import die_with_parent, fork_away, leave_process
+from prefork.worker import application as loader
+from prefork.worker import loop
+from prefork.worker.exchange import Limits
+
+__all__ = ["IGNORED", "Zygote", "main"]
+
+IGNORED: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+"""Signals that mean something to the master only; a terminal sends some of them to the whole process group."""
+
+
+_DUMP_AT: Final = 0.9
+"""The share of boot_timeout after which a hanging import is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The first message on the channel."""
+
+    master: int
+    version: str
+    pool: str
+    app: str
+    title: str
+    generation: int
+    slots: int
+    load: bool  # import the application here; else each worker does
+    fork_anyway: bool  # whatever the import leaves behind
+    directory: str
+    pythonpath: list[str]
+    warmup: list[str]
+    boot_timeout: float
+    multiprocess: bool
+    log_level: str
+    log_format: str
+    max_header_size: int
+    max_header_count: int
+    max_body_size: int | None
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """A handler, because SIG_IGN would be inherited by the programs that the application starts."""
+
+
+def main() -> NoReturn:
+    """Entry point of an exec'ed zygote."""
+    for place in Place:
+        os.set_inheritable(place, False)
+    Zygote(Place.CHANNEL, Place.SCOREBOARD, Place.CONTROL, Place.DOORBELL).live(None)
+
+
+class Zygote:
+    """The process between the master and its workers."""
+
+    def __init__(self, to_master: int, scoreboard: int, control: int, doorbell: int) -> None:
+        self._channel = socket.socket(fileno=to_master)
+        self._channel.settimeout(None)
+        self._scoreboard = scoreboard
+        self._control = control
+        self._doorbell = doorbell
+
+    def live(self, application: Any) -> NoReturn:
+        """The whole life; with an ``application`` there is nothing to import. Never returns."""
+        for number in IGNORED:
+            signal.signal(number, _ignore)
+        order = channel.receive_order(self._channel)
+        if order is None:
+            os._exit(0)
+        settings = Settings(**order.body)
+        die_with_parent(settings.master)
+        setproctitle(f"prefork: zygote {settings.title}")
+        logger = make_logger(level=settings.log_level, format=settings.log_format, pool=settings.pool)
+        status = 0
+        try:
+            application = self._prepare(settings, application, logger)
+            self._serve_forks(settings, application, logger)
+        except ApplicationError as error:
+            body = {"message": channel.shorten(str(error)), "traceback": channel.shorten(error.traceback)}
+            channel.send(self._channel, Kind.FAILED, body)
+            status = error.exit_status
+        leave_process(status)
+
+    def _prepare(self, settings: Settings, application: Any, logger: Logger) -> Any:
+        _check_version(settings.version)
+        if application is None:
+            loader.enter(settings.directory, settings.pythonpath)
+            if settings.load:
+                application = _load(settings, logger)
+        left = loader.leftovers(own=(self._channel.fileno(),))
+        unfit = left.unfit if application is not None else []
+        if application is not None and left.native_threads:
+            logger.info("native_threads", count=left.native_threads, message="workers are forked without them")
+        if unfit and settings.fork_anyway:
+            logger.warning("forked_anyway", reasons=unfit, message="workers are forked without these threads")
+            unfit = []
+        gc.collect()
+        # What was loaded so far is not looked at by the collector again, so its pages stay shared.
+        gc.freeze()
+        channel.send(self._channel, Kind.READY, {"loaded": application is not None, "unfit": unfit})
+        return application
+
+    def _serve_forks(self, settings: Settings, application: Any, logger: Logger) -> None:
+        while True:
+            order = channel.receive_order(self._channel)
+            if order is None or order.kind is Kind.LEAVE:
+                return
+            if order.kind is Kind.FORK:
+                self._fork(order, settings, application, logger)
+
+    def _fork(self, order: Order, settings: Settings, application: Any, logger: Logger) -> None:
+        slot, workers_end = int(order.body["slot"]), order.descriptors[0]
+        try:
+            in_worker = fork_away()
+        except OSError as error:
+            os.close(workers_end)
+            channel.send(self._channel, Kind.NOT_FORKED, {"slot": slot, "error": error.strerror})
+            return
+        if in_worker:
+            self._channel.close()
+            setproctitle(f"prefork: worker {settings.title} #{slot}")
+            loop.live(self._birth(settings, slot, workers_end), application, logger)
+        os.close(workers_end)
+
+    def _birth(self, settings: Settings, slot: int, workers_end: int) -> loop.Birth:
+        return loop.Birth(
+            master=settings.master,
+            slot=slot,
+            slots=settings.slots,
+            generation=settings.generation,
+            channel=workers_end,
+            scoreboard=self._scoreboard,
+            control=self._control,
+            doorbell=self._doorbell,
+            app=settings.app,
+            directory=settings.directory,
+            pythonpath=tuple(settings.pythonpath),
+            limits=Limits(
+                max_header_size=settings.max_header_size,
+                max_header_count=settings.max_header_count,
+                max_body_size=settings.max_body_size,
+            ),
+            multiprocess=settings.multiprocess,
+        )
+
+
+def _check_version(wanted: str) -> None:
+    if wanted != __version__:
+        raise ApplicationError(
+            f"the master is prefork {wanted} and the installed package is {__version__}; "
+            "stop the server and start it again to use the new one"
+        )
+
+
+def _load(settings: Settings, logger: Logger) -> Any:
+    # Should the import hang, standard error shows where, shortly before the master ends it.
+    faulthandler.dump_traceback_later(settings.boot_timeout * _DUMP_AT, file=sys.__stderr__ or 2)
+    try:
+        application = loader.load(settings.app)
+        for path in settings.warmup:
+            _warm_up(application, path, logger)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    return application
+
+
+def _warm_up(application: Any, path: str, logger: Logger) -> None:
+    try:
+        status = loader.warm_up(application, path)
+    except Exception:  # noqa: BLE001 - the application's, in a request like any other
+        logger.warning("warmup_failed", path=path, traceback=traceback.format_exc())
+        return
+    if status[:1] in ("2", "3"):
+        logger.debug("warmed_up", path=path, status=status)
+    else:
+        logger.warning("warmup_failed", path=path, status=status)
+
+
+if __name__ == "__main__":
+    main()
