@@ -18,7 +18,7 @@ from prefork.config.model import Config, PoolConfig
 from prefork.config.options import APP, GROUPS, OPTIONS, Option
 from prefork.errors import UsageError
 
-__all__ = ["parse"]
+__all__ = ["Parser", "parse"]
 
 _ABOUT: Final = "Serve a WSGI application to nginx: FastCGI, a Unix socket, warm workers."
 
@@ -60,13 +60,16 @@ def parse(argv: Sequence[str]) -> dict[str, list[str]]:
     return {key: value if isinstance(value, list) else [value] for key, value in vars(found).items()}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """argparse that raises `UsageError` instead of exiting."""
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message.removeprefix('argument ')}; see prefork-serve --help")
+        """Say what argparse found, without its jargon."""
+        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="prefork-serve",
         usage="prefork-serve APP --socket ADDRESS [options]",
         description=_ABOUT,

@@ -21,6 +21,7 @@ from typing import Any, Final
 from prefork.config.model import Config, PoolConfig
 from prefork.config.options import APP, BY_KEY, OPTIONS, Option, Splitter, whole
 from prefork.errors import ConfigurationError, UsageError
+from prefork.system.address import parse_address
 
 __all__ = ["from_arguments", "from_keywords"]
 
@@ -187,6 +188,8 @@ def _check_mode(said: _Source, values: Mapping[str, Any]) -> None:
 def _pools(name: str, values: dict[str, Any]) -> tuple[PoolConfig, ...]:
     """One pool a socket, alike but for socket and name; the first keeps the name when a second joins it."""
     sockets: tuple[str, ...] = values.pop("socket")
+    for socket in sockets:
+        parse_address(socket)  # judges the text alone, and early: nothing has been started yet
     places = [posixpath.normpath(socket) for socket in sockets]
     for number, socket in enumerate(sockets):
         if places[number] in places[:number]:

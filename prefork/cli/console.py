@@ -1,0 +1,59 @@
+"""Where every command ends: one message for a human being, one status for a machine.
+
+A traceback appears in two cases only: the application's own, and a bug of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+from prefork.errors import ApplicationError, PreforkError
+
+__all__ = ["INTERRUPTED", "Failure", "finish", "say"]
+
+INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell reports it
+_OUTPUT_GONE: Final = 1
+
+
+class Failure(PreforkError):
+    """The command was understood, and what it asked for is not so; the message says why."""
+
+    exit_status = 1
+
+
+def finish(name: str, command: Callable[[], int]) -> int:
+    """Run a command to its exit status; whatever it raises becomes one. Only ``SystemExit`` passes."""
+    try:
+        return command()
+    except PreforkError as problem:
+        if isinstance(problem, ApplicationError) and problem.traceback:
+            say(problem.traceback.rstrip("\n"))
+        say(f"{name}: {problem}")
+        return problem.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        _give_up_stdout()
+        return _OUTPUT_GONE
+    except Exception:  # noqa: BLE001 - the boundary: whatever else arrives here is a mistake in prefork
+        say(f"{traceback.format_exc()}{name}: this is a bug in prefork; please report it with the lines above")
+        return PreforkError.exit_status
+
+
+def say(text: str) -> None:
+    """Print to stderr; a stderr that is closed or full is no reason to end differently."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass
+
+
+def _give_up_stdout() -> None:
+    """Let the interpreter's last flush go nowhere instead of failing once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)

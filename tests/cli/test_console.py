@@ -1,0 +1,108 @@
+"""The end of every command: what a human being reads, and the status a machine gets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+
+from prefork.cli.console import Failure, finish, say
+from prefork.errors import (
+    AddressInUse,
+    ApplicationError,
+    ConfigurationError,
+    PermissionProblem,
+    PreforkError,
+    UsageError,
+)
+
+
+def raiser(problem: BaseException) -> Callable[[], NoReturn]:
+    def command() -> NoReturn:
+        raise problem
+
+    return command
+
+
+def test_success(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command's own status is passed on, and nothing is said."""
+    assert [finish("name", lambda status=status: status) for status in (0, 3)] == [0, 3]  # type: ignore[misc]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (Failure, 1),
+        (UsageError, 64),
+        (AddressInUse, 69),
+        (PreforkError, 70),
+        (PermissionProblem, 77),
+        (ConfigurationError, 78),
+        (ApplicationError, 78),
+    ],
+)
+def test_foreseen(kind: type[PreforkError], status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A foreseen problem is one message under the command's name, and its status."""
+    assert finish("name", raiser(kind("expected a, found b"))) == status
+    assert capsys.readouterr() == ("", "name: expected a, found b\n")
+
+
+def test_application_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """The application's own traceback comes before the message."""
+    assert finish("name", raiser(ApplicationError("cannot import", "Traceback …\nOops\n"))) == 78
+    assert capsys.readouterr().err == "Traceback …\nOops\nname: cannot import\n"
+
+
+def test_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    """Anything else is a bug of ours: 70, the traceback, and whom to tell."""
+    assert finish("name", raiser(ValueError("surprise"))) == 70
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):")
+    assert said.endswith(
+        "ValueError: surprise\nname: this is a bug in prefork; please report it with the lines above\n"
+    )
+
+
+def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
+    """An interrupt from the keyboard is quiet, with the status a shell would give it."""
+    assert finish("name", raiser(KeyboardInterrupt())) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_exit_passes() -> None:
+    """What argparse does for --help is let through."""
+    with pytest.raises(SystemExit):
+        finish("name", raiser(SystemExit(0)))
+
+
+def test_reader_gone() -> None:
+    """When nobody reads the output any more, the command ends without a word, not even at the interpreter's exit."""
+    program = (
+        "import sys; from prefork.cli.console import finish\nsys.exit(finish('name', lambda: print('x' * 100_000)))"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_nowhere_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A standard error that is full, closed or missing changes nothing."""
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        say("something")  # fails at the flush, and the stream once more when it is closed
+    say("the file is closed now")
+    monkeypatch.setattr(sys, "stderr", None)
+    say("and now there is none")
