@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +46,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for tool in needed:
         if shutil.which(tool, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin") is None:
             pytest.skip(f"missing tool: {tool}")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder that every user can enter, with a path short enough for sockets (pytest's own are neither)."""
+    path = Path(tempfile.mkdtemp(prefix="prefork-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)

@@ -1,0 +1,44 @@
+"""Real servers for tests: prefork itself, the real nginx before it, and clients for both.
+
+The rules: a test waits for facts, never for time (a log event, the end of a pipe, a connection taken); every wait is
+bounded; nothing a test started outlives it.
+"""
+
+from __future__ import annotations
+
+from harness.clients import (
+    FastCGIResponse,
+    Response,
+    connect,
+    encode_request,
+    fastcgi,
+    fetch,
+    open_response,
+    read_response,
+)
+from harness.nginx import Nginx
+from harness.processes import PACKAGE_ROOT, PATIENCE, REPOSITORY, alive, children, environment, memory, run, wait_until
+from harness.server import Event, Server
+
+__all__ = [
+    "PACKAGE_ROOT",
+    "PATIENCE",
+    "REPOSITORY",
+    "Event",
+    "FastCGIResponse",
+    "Nginx",
+    "Response",
+    "Server",
+    "alive",
+    "children",
+    "connect",
+    "encode_request",
+    "environment",
+    "fastcgi",
+    "fetch",
+    "memory",
+    "open_response",
+    "read_response",
+    "run",
+    "wait_until",
+]

@@ -1,0 +1,82 @@
+"""Facts about processes, and running a command to its end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import prefork
+
+__all__ = ["PACKAGE_ROOT", "PATIENCE", "REPOSITORY", "alive", "children", "environment", "memory", "run", "wait_until"]
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+PACKAGE_ROOT: Final = Path(next(iter(prefork.__path__))).resolve().parent
+PATIENCE: Final = 30.0  # seconds; for things that take milliseconds on an idle machine
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def children(pid: int) -> list[int]:
+    """The living children of a process, oldest first."""
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [child for child in map(int, found) if alive(child)]
+
+
+def memory(pid: int, what: str = "VmRSS") -> int:
+    """A memory figure of a process in bytes, by its name in /proc/PID/status (VmRSS now, VmHWM at its highest)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == what:
+            return int(value.split()[0]) * 1024
+    raise LookupError(f"no {what} in /proc/{pid}/status")
+
+
+def wait_until(fact: Callable[[], object], timeout: float = PATIENCE, what: str = "") -> Any:
+    """Wait for a fact that nothing announces (a file in /proc, say), and return it; looks every few milliseconds.
+
+    Prefer an event, an EOF or a blocking read wherever there is one.
+    """
+    end = time.monotonic() + timeout
+    pause = threading.Event()
+    while not (found := fact()):
+        assert time.monotonic() < end, f"not within {timeout} s: {what or fact}"
+        pause.wait(0.005)
+    return found
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Ours, with the package under test first on the path and the test applications after it."""
+    path = [str(PACKAGE_ROOT), str(REPOSITORY / "tests" / "apps")]
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PREFORK_", "SOCK_PATH"))}
+    return {**ours, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", **extra}
+
+
+def run(
+    *command: str, folder: Path, env: Mapping[str, str] | None = None, timeout: float = PATIENCE, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in a folder, with the package under test importable; its output is captured as text."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(env or {}),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
+    )
