@@ -17,11 +17,12 @@ Anything that the specification does not allow raises `ProtocolError`, and the r
 from __future__ import annotations
 
 import struct
-from typing import Any, Final, final
+from typing import Final, final
 
 from prefork.errors import ProtocolError
 from prefork.protocol import fastcgi_records as records
-from prefork.protocol.request import Request, finish, merge_duplicate
+from prefork.protocol.fastcgi_params import decode_parameters
+from prefork.protocol.request import Request, finish
 
 __all__ = [
     "ABORTED",
@@ -32,7 +33,6 @@ __all__ = [
     "REQUEST",
     "HeadLimits",
     "Reader",
-    "decode_parameters",
     "encode_head",
 ]
 
@@ -44,8 +44,6 @@ END_OF_BODY: Final = 3
 ABORTED: Final = 4  # the peer wants the request ended; it still expects END_REQUEST
 REFUSED: Final = 5  # a request was refused and the peer keeps nothing open: reply, then close
 
-# nginx's default for a whole header field is 8 KiB (large_client_header_buffers).
-MAX_NAME: Final = 4_096
 # Parameters that are no headers, on top of max_header_count. nginx's stock file sends 24.
 CGI_VARIABLES: Final = 100
 # Records and bytes that belong to no request: ids that were refused or are over, padding-only and DATA records.
@@ -86,61 +84,6 @@ class HeadLimits:
 def encode_head(status: str, fields: str) -> bytes:
     """A response's head: a CGI ``Status`` (nginx ignores an HTTP status line) and fields that end in CR LF each."""
     return f"Status: {status}\r\n{fields}\r\n".encode("latin-1")
-
-
-def decode_parameters(data: bytes, max_count: int) -> dict[str, Any]:
-    """The parameters of a request as latin-1 text.
-
-    One pass: the bytes become text once, lengths are read from the bytes and values sliced from the text. A NUL in a
-    name or value is found by counting: every zero byte must be (part of) a length.
-    """
-    text = data.decode("latin-1")
-    environ: dict[str, Any] = {}
-    size = len(data)
-    offset = count = zeros = 0
-    while offset < size:
-        name_length = data[offset]
-        offset += 1
-        if name_length >= 128:
-            name_length, found = _long_length(data, offset)
-            zeros += found
-            offset += 3
-        elif name_length == 0:
-            zeros += 1
-        if offset >= size:
-            raise ProtocolError("a parameter goes on after the end of its stream")
-        value_length = data[offset]
-        offset += 1
-        if value_length >= 128:
-            value_length, found = _long_length(data, offset)
-            zeros += found
-            offset += 3
-        elif value_length == 0:
-            zeros += 1
-        middle = offset + name_length
-        stop = middle + value_length
-        if stop > size:
-            raise ProtocolError(f"a parameter needs {stop - size} bytes more than its stream has")
-        if name_length > MAX_NAME:
-            raise ProtocolError(f"a parameter's name has {name_length} bytes, {MAX_NAME} are allowed", 431)
-        count += 1
-        name = text[offset:middle]
-        value = text[middle:stop]
-        environ[name] = merge_duplicate(name, environ[name], value) if name in environ else value
-        offset = stop
-    if count > max_count:
-        raise ProtocolError(f"the request has {count} parameters, {max_count} are allowed", 431)
-    if data.count(0) != zeros:
-        raise ProtocolError("a parameter contains a NUL byte")
-    return environ
-
-
-def _long_length(data: bytes, offset: int) -> tuple[int, int]:
-    """A four-byte length whose first byte was read, and how many of its other bytes are zero."""
-    if offset + 3 > len(data):
-        raise ProtocolError("a parameter's length goes on after the end of its stream")
-    length = int.from_bytes(data[offset - 1 : offset + 3], "big") & 0x7FFF_FFFF
-    return length, data.count(0, offset, offset + 3)
 
 
 @final
@@ -401,6 +344,10 @@ class Reader:
         if last:
             buffers.append(records.ending(self.identifier, self.keep_connection))
         return buffers
+
+    def encode_header(self, size: int) -> bytes:
+        """What precedes ``size`` bytes of the response that are sent by other means."""
+        return records.encode_header(records.STDOUT, self.identifier, size)
 
     def encode_errors(self, text: bytes) -> bytes:
         """Text for the proxy's error log."""

@@ -1,0 +1,316 @@
+"""One accepted connection, from its first byte to its end: protocol, application, answer, close.
+
+* One request a connection. A peer that asked for more (KEEP_CONN) gets its answer with an end that makes it close,
+  and a moment to do so; a request that arrives instead is served.
+* No fault of a client or of the application leaves `Exchange.serve`. An exception before the response has begun is
+  answered with 500 and no details; later it makes the response visibly broken. Either way there is one log event.
+* An application that raises what is no `Exception` (SystemExit, KeyboardInterrupt, GeneratorExit), or that runs out of
+  memory, may have left anything half done: it is answered like the others, but the worker takes no more
+  connections (`Exchange.leave`).
+* A connection that closes without having sent anything is a probe, and no event.
+
+The usual request costs accept(2), recv(2), send(2), close(2) and no other system call.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, final
+
+from prefork import hooks
+from prefork.errors import ClientDisconnected, ProtocolError
+from prefork.policy.model import FINISHING, READING, RUNNING
+from prefork.protocol import detect, fastcgi
+from prefork.protocol.request import Request
+from prefork.system.scoreboard import Slot
+from prefork.worker.connection import Connection, Peer
+from prefork.worker.stream import Errors, FileWrapper, Input
+from prefork.worker.transfer import Transfer
+from prefork.worker.wsgi import Response, close_result
+
+__all__ = ["Exchange", "Limits"]
+
+# How long a peer that keeps connections may take to close this one after its answer (nginx: 78 microseconds).
+CLOSE_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask of a worker: bytes and numbers, and seconds of waiting for its client."""
+
+    max_header_size: int = 65_536
+    max_header_count: int = 200
+    max_body_size: int | None = None
+    header_timeout: float = 10.0  # from the first wait to the end of the head
+    body_timeout: float = 30.0  # between two pieces
+    write_timeout: float = 30.0  # between two pieces
+    max_connections: int = 1  # what GET_VALUES answers for FCGI_MAX_CONNS: the pool's max_children
+
+
+@final
+class Exchange:
+    """Serves the connections of one worker, one at a time. To be made in the worker's own process."""
+
+    def __init__(
+        self, application: Callable[..., Any], slot: Slot, logger: Any, limits: Limits, *, multiprocess: bool
+    ) -> None:
+        self.leave = False
+        self._application = application
+        self._slot = slot
+        self._logger = logger
+        self._limits = limits
+        self._head_limits = fastcgi.HeadLimits(limits.max_header_size, limits.max_header_count, limits.max_connections)
+        self._errors = Errors(logger)
+        self._connections: dict[int, Connection] = {}
+        self._connection: Connection | None = None
+        self._afterwards: list[Callable[[], Any]] = []
+        self._id_prefix = f"{os.getpid():x}-{time.time_ns() // 1_000_000:x}-"
+        self._count = 0
+        self._base: dict[str, Any] = {
+            "wsgi.version": (1, 0),
+            "wsgi.errors": self._errors,
+            "wsgi.multithread": False,
+            "wsgi.multiprocess": multiprocess,
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True,
+            "prefork.after_response": self.after_response,
+            "prefork.worker_slot": slot.number,
+        }
+        hooks.lend(self.after_response)
+
+    def after_response(self, callable: Callable[[], Any]) -> None:
+        """``environ["prefork.after_response"]``: see `prefork.hooks.after_response`."""
+        if self._connection is None:
+            raise RuntimeError("after_response() needs a request that is being served; there is none")
+        self._afterwards.append(callable)
+
+    def abandon(self) -> None:
+        """In a process that the application forked: the client is the parent's, forget everything about it.
+
+        Closes the copy of the connection's descriptor and leaves the connection itself alone.
+        """
+        if self._connection is not None:
+            self._connection.close()
+        self._afterwards = []
+        self.close()
+
+    def close(self) -> None:
+        """No more connections: let go of the descriptor numbers that were used for them."""
+        for connection in self._connections.values():
+            connection.forget()
+        self._connections = {}
+        hooks.lend(None)
+
+    def serve(self, descriptor: int) -> None:
+        """Serve one accepted connection to its end and close it."""
+        try:
+            connection = self._open(descriptor)
+        except OSError as error:
+            self._logger.error("connection_unusable", descriptor=descriptor, error=str(error))
+            return
+        self._connection = connection
+        try:
+            self._converse(connection)
+        except ClientDisconnected as error:
+            self._logger.debug("client_disconnected", reason=str(error))
+        except BaseException:  # noqa: BLE001 — a fault of ours, or what a signal handler raised: this worker is not to be trusted
+            self._logger.error("exchange_failed", traceback=traceback.format_exc())
+            self.leave = True
+        finally:
+            connection.close()
+        if self._afterwards:
+            self._run_afterwards()
+        self._connection = None
+
+    def _open(self, descriptor: int) -> Connection:
+        connection = self._connections.get(descriptor)
+        if connection is None:
+            connection = Connection(descriptor, self._slot, self._limits.write_timeout)
+            self._connections[descriptor] = connection
+        connection.begin()
+        return connection
+
+    def _converse(self, connection: Connection) -> None:
+        connection.allow(self._limits.header_timeout)
+        data = connection.receive()
+        if not data:
+            return
+        if data[0] != 0x01:
+            self._refuse_protocol(connection, data[0])
+            return
+        reader = fastcgi.Reader(self._head_limits)
+        while True:
+            reader.receive(data)
+            request = self._read_head(connection, reader)
+            if request is None or not self._answer(connection, reader, request):
+                return
+            self._slot.enter(FINISHING)
+            data = connection.wait_for_close(CLOSE_SECONDS)
+            if not data:
+                return
+            self._slot.enter(READING)
+            reader.release()
+            connection.allow(self._limits.header_timeout)
+
+    def _refuse_protocol(self, connection: Connection, first: int) -> None:
+        refusal = detect.refuse(detect.detect(first), first)
+        self._logger.warning("protocol_refused", reason=refusal.reason)
+        if refusal.answer:
+            connection.send([refusal.answer], len(refusal.answer))
+            connection.swallow()
+
+    def _read_head(self, connection: Connection, reader: fastcgi.Reader) -> Request | None:
+        """The next request; None when there will be none."""
+        try:
+            while True:
+                event = reader.next_event()
+                if event == fastcgi.REQUEST:
+                    return reader.request
+                replies = reader.take_replies()
+                if replies:
+                    connection.send([replies], len(replies))
+                if event == fastcgi.REFUSED:
+                    return None
+                data = connection.receive()
+                if not data:
+                    self._logger.debug("client_disconnected", reason="closed before the end of the request's head")
+                    return None
+                reader.receive(data)
+        except ProtocolError as error:
+            self._logger.warning("bad_request", reason=str(error), status=error.status)
+            status = error.status
+        except ClientDisconnected as error:
+            if not connection.timed_out:
+                raise
+            self._logger.warning("header_timeout", reason=str(error))
+            status = 408
+        if reader.identifier:
+            _send_plain(connection, reader, status)
+            connection.swallow()
+        return None
+
+    def _answer(self, connection: Connection, reader: fastcgi.Reader, request: Request) -> bool:
+        """Answer one request; whether the peer may send another on this connection."""
+        limits = self._limits
+        self._slot.begin(RUNNING, request.method, request.uri, time.monotonic())
+        self._count += 1
+        request_id = f"{self._id_prefix}{self._count:x}"
+        self._errors.begin(request_id)
+        transfer = Transfer(connection, reader, request, self._errors, limits.max_body_size, limits.body_timeout)
+        if limits.max_body_size is not None and request.content_length > limits.max_body_size:
+            self._logger.warning(
+                "body_too_large", size=request.content_length, max_body_size=limits.max_body_size, uri=request.uri
+            )
+            _send_plain(connection, reader, 413)
+            transfer.drain()
+            return False
+        self._run(transfer, request, request_id)
+        if transfer.broken or transfer.gone or not connection.open:
+            return False
+        if not transfer.complete:  # aborted: END_REQUEST is still owed
+            transfer.send([], 0, True)
+        if reader.keep_connection and transfer.skip_body():
+            return True
+        transfer.drain()
+        return False
+
+    def _run(self, transfer: Transfer, request: Request, request_id: str) -> None:
+        """Run the application and send what it answers, or what its failure makes of the answer."""
+        response = Response(transfer, request.method)
+        body = Input(transfer)
+        environ = request.environ
+        environ.update(self._base)
+        environ["wsgi.input"] = body
+        environ["wsgi.url_scheme"] = request.scheme
+        environ["prefork.request_id"] = request_id
+        environ["prefork.peer"] = Peer(transfer.connection)
+        try:
+            result = self._application(environ, response.start_response)
+            try:
+                response.deliver(result)
+            finally:
+                close_result(result)
+        except BaseException as error:  # noqa: BLE001 — the application's boundary: whatever it raises ends here
+            self._failed(error, transfer, request, request_id)
+        body.finish()
+        self._errors.flush()
+        if response.complaint:
+            self._logger.warning(
+                "response_length",
+                reason=response.complaint,
+                uri=request.uri,
+                method=request.method,
+                request_id=request_id,
+            )
+        if transfer.surplus:
+            self._logger.warning("body_surplus", size=transfer.surplus, uri=request.uri, request_id=request_id)
+
+    def _failed(self, error: BaseException, transfer: Transfer, request: Request, request_id: str) -> None:
+        """The application ended in an exception: log it, and answer what can still be answered."""
+        facts: dict[str, Any] = {"method": request.method, "uri": request.uri, "request_id": request_id}
+        if not transfer.interrupted or not _stems_from_client(error):
+            self._logger.error("application_failed", traceback=_describe(error), **facts)
+        elif transfer.refusal:
+            self._logger.warning("body_refused", reason=str(error), status=transfer.refusal, **facts)
+        else:
+            self._logger.debug("client_disconnected", reason=str(error), **facts)
+        if not isinstance(error, Exception) or isinstance(error, MemoryError):
+            self.leave = True
+        if transfer.gone or transfer.aborted or transfer.complete or transfer.broken:
+            return
+        try:
+            if transfer.started:
+                transfer.break_off()
+            else:
+                answer = _plain(transfer.refusal or 500)
+                transfer.send([answer], len(answer), True)
+        except ClientDisconnected as gone:
+            self._logger.debug("client_disconnected", reason=str(gone), **facts)
+
+    def _run_afterwards(self) -> None:
+        self._slot.enter(FINISHING)
+        while self._afterwards:
+            task = self._afterwards.pop(0)
+            try:
+                task()
+            except BaseException as error:  # noqa: BLE001 — as for the application itself
+                self._logger.error("after_response_failed", callable=repr(task), traceback=_describe(error))
+                if not isinstance(error, Exception) or isinstance(error, MemoryError):
+                    self.leave = True
+
+
+def _plain(status: int) -> bytes:
+    """A whole response of our own: the status and its name, no details."""
+    reason = HTTPStatus(status).phrase
+    text = f"{status} {reason}\n"
+    fields = f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
+    return fastcgi.encode_head(f"{status} {reason}", fields) + text.encode()
+
+
+def _send_plain(connection: Connection, reader: fastcgi.Reader, status: int) -> None:
+    answer = _plain(status)
+    connection.send(reader.encode([answer], len(answer), True), len(answer))
+
+
+def _stems_from_client(error: BaseException | None) -> bool:
+    """Whether an exception is, or was raised because of, the client's disconnection."""
+    for _ in range(20):  # chains may be cyclic
+        if error is None:
+            return False
+        if isinstance(error, ClientDisconnected):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _describe(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException:  # noqa: BLE001 — an exception of the application may do anything when it is looked at
+        return f"{type(error).__name__} (its traceback cannot be formatted)"

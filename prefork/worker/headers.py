@@ -1,0 +1,118 @@
+"""What an application may say in the head of its response. Everything else is an exception that names the culprit.
+
+Refused: a status that is not a final one (1xx, other than three digits), header names that are no tokens, CR, LF and
+NUL anywhere, text outside latin-1, ``Status`` (a second one would win) and the hop-by-hop fields, which belong to the
+connection between the proxy and its client.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+__all__ = ["ORDINARY", "check_length", "check_name", "check_status", "check_value"]
+
+_STATUS: Final = re.compile(r"[2-9][0-9][0-9](?: [^\x00\r\n]*)?")
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+
+# RFC 9110 section 7.6.1 and PEP 3333 "Other HTTP Features"; Status is CGI's (RFC 3875 section 6.3.3).
+_FORBIDDEN: Final = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "status",
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+# The fields that nearly every response is made of need no look at their letters.
+ORDINARY: Final = frozenset(
+    (
+        "Accept-Ranges",
+        "Allow",
+        "Cache-Control",
+        "Content-Disposition",
+        "Content-Encoding",
+        "Content-Language",
+        "Content-Range",
+        "Content-Security-Policy",
+        "Content-Type",
+        "Cross-Origin-Opener-Policy",
+        "Date",
+        "ETag",
+        "Expires",
+        "Last-Modified",
+        "Link",
+        "Location",
+        "Pragma",
+        "Referrer-Policy",
+        "Server",
+        "Set-Cookie",
+        "Strict-Transport-Security",
+        "Vary",
+        "WWW-Authenticate",
+        "X-Accel-Buffering",
+        "X-Accel-Redirect",
+        "X-Content-Type-Options",
+        "X-Frame-Options",
+        "X-Request-ID",
+        "X-XSS-Protection",
+    )
+)
+
+
+def check_status(status: Any) -> str:
+    """The status, if it is one."""
+    if not isinstance(status, str):
+        raise TypeError(f"the status must be a str like '200 OK', found {type(status).__name__}")
+    if _STATUS.fullmatch(status) is None or not _is_latin(status):
+        raise ValueError(f"the status must be a final one like '200 OK', found {status[:80]!r}")
+    return status
+
+
+def _is_latin(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_name(name: Any) -> bool:
+    """Whether this field is Content-Length; an exception if it is none that an application may set."""
+    if not isinstance(name, str):
+        raise TypeError(f"a header's name must be a str, found {type(name).__name__} ({name!r:.80})")
+    if _TOKEN.fullmatch(name) is None:
+        raise ValueError(f"a header's name must be a token (RFC 9110), found {name[:80]!r}")
+    lower = name.lower()
+    if lower in _FORBIDDEN:
+        raise ValueError(f"the header {name} is not the application's to set: it belongs to the server or the proxy")
+    return lower == "content-length"
+
+
+def check_value(name: str, value: Any) -> None:
+    """An exception unless this value may be sent."""
+    if not isinstance(value, str):
+        raise TypeError(f"the header {name} must be a str, found {type(value).__name__} ({value!r:.80})")
+    if "\r" in value or "\n" in value or "\0" in value:
+        raise ValueError(f"the header {name} contains CR, LF or NUL: {value[:80]!r}")
+    if not _is_latin(value):
+        raise ValueError(f"the header {name} contains characters outside latin-1 (PEP 3333): {value[:80]!r}")
+
+
+def check_length(value: str, known: int) -> int:
+    """The number that Content-Length says; ``known`` is what it said before, or -1."""
+    if not (value.isascii() and value.isdigit() and len(value) <= 18):
+        raise ValueError(f"the header Content-Length must be a decimal number, found {value[:80]!r}")
+    length = int(value)
+    if known not in (-1, length):
+        raise ValueError(f"the header Content-Length was given twice: {known} and {length}")
+    return length

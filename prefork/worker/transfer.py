@@ -1,0 +1,240 @@
+"""The traffic of one request: its body as it comes, its response as it goes.
+
+Between the WSGI side, which knows headers and pieces, and the connection, which knows bytes. A request is over in one
+of three ways: `send` with ``last`` (complete), `break_off` (the proxy must see that it is broken), or the client is
+gone (every call raises `ClientDisconnected`, an OSError that an application may handle).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, final
+
+from prefork.errors import ClientDisconnected, ProtocolError
+from prefork.protocol import fastcgi, fastcgi_records
+from prefork.protocol.request import Request
+from prefork.worker.connection import DRAIN_BYTES, DRAIN_SECONDS, Connection
+from prefork.worker.stream import Errors
+
+__all__ = ["Transfer"]
+
+_LOOK_EVERY: Final = 0.1  # seconds between two looks for an ABORT while a response streams
+
+
+@final
+class Transfer:
+    """One request's bytes, both ways.
+
+    ``refusal`` is the HTTP status of the reason why the body was cut off (413: too large, 400: malformed, 408: too
+    slow), 0 as long as it was not.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        reader: fastcgi.Reader,
+        request: Request,
+        errors: Errors,
+        max_body_size: int | None,
+        body_timeout: float,
+    ) -> None:
+        self.connection = connection
+        self.started = False  # some of the response has been sent
+        self.complete = False  # all of it has
+        self.broken = False  # the end of it says that it is not complete
+        self.aborted = False
+        self.gone = False
+        self.refusal = 0
+        self.interrupted = False  # the application was told of a client that left or was cut off
+        self.surplus = 0  # bytes of body beyond CONTENT_LENGTH, cut off
+        self._reader = reader
+        self._errors = errors
+        self._length = request.content_length
+        self._received = 0
+        self._limit = -1 if max_body_size is None else max_body_size
+        self._body_timeout = body_timeout
+        self._malformed = False
+        self._held = b""
+        self._next_look = 0.0
+
+    # -- the body
+
+    def read_body(self) -> bytes:
+        """The next piece of the body; ``b""`` at its end, which is never waited for beyond CONTENT_LENGTH.
+
+        Raises `ClientDisconnected` when the body ends early, or is cut off because it is too large or malformed.
+        """
+        if self._received == self._length:
+            return b""
+        piece = self._held or self._next_piece()
+        self._held = b""
+        self._received += len(piece)
+        if self._received > self._length >= 0:
+            self.surplus += self._received - self._length
+            piece = piece[: len(piece) - (self._received - self._length)]
+            self._received = self._length
+        if self._received > self._limit >= 0:
+            raise self._cut_off(413, f"the request's body has more than {self._limit} bytes (max_body_size)")
+        return piece
+
+    def _next_piece(self) -> bytes:
+        reader = self._reader
+        while True:
+            event = self._next_event()
+            if event == fastcgi.BODY:
+                return reader.piece
+            if event == fastcgi.ABORTED:
+                raise self._abort()
+            if reader.body_ended:
+                if self._length > self._received:
+                    raise self._cut_off(
+                        400, f"the request's body ended after {self._received} of {self._length} bytes (CONTENT_LENGTH)"
+                    )
+                return b""
+            self.connection.allow(self._body_timeout)
+            self._feed()
+
+    def _next_event(self) -> int:
+        try:
+            return self._reader.next_event()
+        except ProtocolError as error:
+            self._malformed = True
+            raise self._cut_off(error.status, f"the client broke its protocol: {error}") from error
+
+    def _feed(self) -> None:
+        try:
+            data = self.connection.receive()
+        except ClientDisconnected as error:
+            if self.connection.timed_out:
+                raise self._cut_off(408, str(error)) from error
+            self.gone = self.interrupted = True
+            raise
+        if not data:
+            # It may still read what we answer: shutdown(SHUT_WR) looks the same as close(2) from here.
+            raise self._cut_off(400, f"the client closed the connection after {self._received} bytes of its body")
+        self._reader.receive(data)
+        self._send_replies()
+
+    def _cut_off(self, status: int, reason: str) -> ClientDisconnected:
+        """The body cannot be had: what to raise into the application, and what to answer unless it does."""
+        self.interrupted = True
+        self.refusal = status
+        return ClientDisconnected(reason)
+
+    def _abort(self) -> ClientDisconnected:
+        self.aborted = self.interrupted = True
+        return ClientDisconnected("the client aborted the request")
+
+    def _send_replies(self) -> None:
+        replies = self._reader.take_replies()
+        if replies:
+            self._transmit([replies], len(replies))
+
+    # -- the response
+
+    def send(self, pieces: list[bytes], size: int, last: bool) -> None:
+        """Send ``size`` bytes of the response, the application's errors before them; ``last`` ends it."""
+        buffers = self._reader.encode(pieces, size, last)
+        if self._errors.pending:
+            text = self._errors.take()
+            buffers.insert(0, self._reader.encode_errors(text))
+            size += len(text)
+        self.started = True
+        self._transmit(buffers, size)
+        self.complete = last
+
+    def send_file(self, head: bytes, descriptor: int, offset: int, count: int) -> int:
+        """Send a head and ``count`` bytes of a file as the whole response; returns how many there really were.
+
+        A file that is shorter leaves the response incomplete and to be broken off.
+        """
+        self.send([head], len(head), False)
+        done = 0
+        while done < count:
+            room = min(fastcgi_records.FULL_RECORD, count - done)
+            header = self._reader.encode_header(room)
+            self._transmit([header], len(header))
+            try:
+                sent = self.connection.send_file(descriptor, offset + done, room)
+            except ClientDisconnected:
+                self.gone = self.interrupted = True
+                raise
+            done += sent
+            if sent < room:  # the record's header is out: only zeros keep what follows readable
+                self._transmit([bytes(room - sent)], room - sent)
+                return done
+        self.send([], 0, True)
+        return done
+
+    def break_off(self) -> None:
+        """End a response that began so that the proxy takes it for broken, which a mere close would not do."""
+        self.broken = True
+        if not self.gone:
+            self._transmit([fastcgi_records.BROKEN], len(fastcgi_records.BROKEN))
+
+    def _transmit(self, buffers: list[bytes | memoryview], size: int) -> None:
+        if self.gone:
+            raise ClientDisconnected("the client closed the connection")
+        try:
+            self.connection.send(buffers, size)
+        except ClientDisconnected:
+            self.gone = self.interrupted = True
+            raise
+
+    def look(self) -> None:
+        """Between two pieces of a response: has the client aborted the request? Looks every 0.1 s at most.
+
+        What comes of the body meanwhile is held until it is asked for; more is not read then.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_EVERY
+        while not self._held:
+            event = self._next_event()
+            if event == fastcgi.BODY:
+                self._held = self._reader.piece
+            elif event == fastcgi.ABORTED:
+                raise self._abort()
+            elif event == fastcgi.NEED_DATA:
+                data = self.connection.receive_now()
+                if not data:  # None: nothing new. Nothing more at all: legal, a client may half-close.
+                    return
+                self._reader.receive(data)
+                self._send_replies()
+
+    # -- the end
+
+    def drain(self) -> None:
+        """Read what is left of the body, within bounds, so that the peer is not reset before it has the response."""
+        connection = self.connection
+        if self.gone or self._malformed:
+            if not self.gone:
+                connection.swallow()
+            return
+        if self.skip_body():
+            return
+        connection.shut_output()
+        connection.allow(DRAIN_SECONDS)
+        budget = DRAIN_BYTES
+        try:
+            while budget > 0:
+                data = connection.receive()
+                if not data:
+                    return
+                budget -= len(data)
+                self._reader.receive(data)
+                if self.skip_body():
+                    return
+        except ClientDisconnected:
+            return
+
+    def skip_body(self) -> bool:
+        """Throw away what has been received of the body; True if that was all of it."""
+        try:
+            while not self._reader.body_ended:
+                if self._reader.next_event() == fastcgi.NEED_DATA:
+                    return False
+        except ProtocolError:
+            self.gone = True  # what follows cannot be understood, and nothing is owed
+        return True

@@ -1,0 +1,245 @@
+"""WSGI, the server's side (PEP 3333): start_response, the response's head, and what an application returned.
+
+* Nothing is sent before the first piece that is not empty, or the end. A piece is sent before the next is asked for.
+* A list or tuple (exactly these) is sent as one, and gets a Content-Length if it has none; ``bytes`` stand for a list
+  of one. Everything else is iterated.
+* What is declared is kept: beyond Content-Length nothing is sent, below it the response is broken off. Responses to
+  HEAD and with status 204 or 304 have no body; iteration stops when their head has gone.
+* What is refused (`prefork.worker.headers`) is refused by an exception inside the application, so that its traceback
+  names the culprit.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import stat
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from prefork.protocol.fastcgi import encode_head
+from prefork.worker.headers import ORDINARY, check_length, check_name, check_status, check_value
+from prefork.worker.stream import FileWrapper
+from prefork.worker.transfer import Transfer
+
+__all__ = ["Response", "close_result"]
+
+_NO_LENGTH: Final = ("204", "304")
+
+# Only these read what their descriptor has. A GzipFile has a fileno() too, but it is that of the compressed file.
+_REAL_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
+
+
+@final
+class Response:
+    """The response to one request.
+
+    ``complaint`` says, for the log, how it differs from its Content-Length; empty if it does not.
+    """
+
+    def __init__(self, transfer: Transfer, method: str) -> None:
+        self.complaint = ""
+        self._transfer = transfer
+        self._is_head = method == "HEAD"
+        self._has_status = False
+        self._status = ""
+        self._fields = ""
+        self._length = -1  # as declared; -1 if not
+        self._sent = 0
+        self._bodiless = False
+        self._streams = False
+
+    def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
+        """PEP 3333's ``start_response``; the headers are taken as they are now."""
+        if exc_info:
+            try:
+                if self._transfer.started:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # a cycle through the traceback's frames
+        elif self._has_status:
+            raise AssertionError("start_response() was called a second time without exc_info (PEP 3333)")
+        text = check_status(status)
+        code = text[:3]
+        length = -1
+        fields: list[str] = []
+        for name, value in headers:
+            is_length = name not in ORDINARY and check_name(name)
+            check_value(name, value)
+            if is_length:
+                repeated = length >= 0
+                length = check_length(value, length)
+                if repeated or code == "204":  # RFC 9110 section 8.6: never with 204
+                    continue
+            fields.append(f"{name}: {value}\r\n")
+        self._status = text
+        self._fields = "".join(fields)
+        self._bodiless = self._is_head or code in _NO_LENGTH
+        self._length = -1 if code == "204" else length
+        self._has_status = True
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """PEP 3333's imperative ``write``: send now."""
+        if not isinstance(data, bytes):
+            raise TypeError(f"write() takes bytes, found {type(data).__name__}")
+        if data:
+            self._send_piece(data)
+
+    def deliver(self, result: Any) -> None:
+        """Send what the application returned, and the end of the response."""
+        kind = type(result)
+        if kind is list or kind is tuple:
+            if self._transfer.started:
+                self._send_each(result)
+            else:
+                self._send_at_once(result)
+        elif kind is bytes:
+            self._send_at_once([result])
+        elif kind is FileWrapper:
+            if not self._send_file(result):
+                self._send_each(result)
+        elif result is None:
+            raise TypeError("the application returned None; expected an iterable of bytes (PEP 3333)")
+        elif isinstance(result, str):
+            raise TypeError("the application returned a str; expected an iterable of bytes (PEP 3333)")
+        else:
+            self._send_each(result)
+
+    def _head(self) -> bytes:
+        if not self._has_status:
+            raise AssertionError("the application sends a response without having called start_response() (PEP 3333)")
+        return encode_head(self._status, self._fields)
+
+    def _declare(self, length: int) -> None:
+        """Give the response the Content-Length that the application left out."""
+        self._length = length
+        self._fields += f"Content-Length: {length}\r\n"
+
+    def _send_at_once(self, chunks: Any) -> None:
+        pieces: list[bytes] = []
+        size = 0
+        for chunk in chunks:
+            if type(chunk) is not bytes:
+                _check_chunk(chunk, len(pieces))
+            pieces.append(chunk)
+            size += len(chunk)
+        if self._length < 0 and self._has_status and (size or not self._is_head) and self._status[:3] not in _NO_LENGTH:
+            self._declare(size)
+        if self._bodiless:
+            head = self._head()
+            self._transfer.send([head], len(head), True)
+        elif size == self._length:
+            head = self._head()
+            self._sent = size
+            pieces.insert(0, head)
+            self._transfer.send(pieces, len(head) + size, True)
+        else:
+            self._send_each(pieces)
+
+    def _send_each(self, chunks: Any) -> None:
+        transfer = self._transfer
+        count = 0
+        for chunk in chunks:
+            if type(chunk) is not bytes:
+                _check_chunk(chunk, count)
+            count += 1
+            if not chunk:
+                continue
+            if transfer.complete:
+                self._note_surplus()
+                break
+            self._send_piece(chunk)
+            if self._bodiless:
+                break
+        self._finish()
+
+    def _send_piece(self, data: bytes) -> None:
+        transfer = self._transfer
+        if transfer.complete:
+            self._note_surplus()
+            return
+        if transfer.started:
+            transfer.look()
+            pieces: list[bytes] = []
+            size = 0
+        else:
+            head = self._head()
+            pieces = [head]
+            size = len(head)
+        if self._bodiless:
+            transfer.send(pieces, size, True)
+            return
+        left = self._length - self._sent if self._length >= 0 else len(data) + 1
+        if len(data) > left:
+            self._note_surplus()
+            data = data[:left]
+        self._sent += len(data)
+        pieces.append(data)
+        # With the last declared byte goes the end: the client need not wait for the application to finish.
+        transfer.send(pieces, size + len(data), len(data) == left)
+
+    def _finish(self) -> None:
+        transfer = self._transfer
+        if transfer.complete:
+            return
+        if self._length > self._sent and not self._bodiless:
+            self.complaint = f"the response ended after {self._sent} of {self._length} bytes (Content-Length)"
+            if not transfer.started:
+                head = self._head()
+                transfer.send([head], len(head), False)
+            transfer.break_off()
+        elif transfer.started:
+            transfer.send([], 0, True)
+        else:
+            head = self._head()
+            transfer.send([head], len(head), True)
+
+    def _note_surplus(self) -> None:
+        if not self._bodiless:
+            self.complaint = f"the response has more than {self._length} bytes (Content-Length): the rest was cut off"
+
+    def _send_file(self, wrapper: FileWrapper) -> bool:
+        """Send a real file, from where it stands, by sendfile(2). False, and nothing sent, if that cannot be done."""
+        # sendfile(2) raises SIGPIPE when the client has gone; Python ignores that signal, an application may not.
+        if self._transfer.started or self._bodiless or signal.getsignal(signal.SIGPIPE) in (signal.SIG_DFL, None):
+            return False
+        # A wrapper around a file (Django's File) hands out the file's own method, or else it changes what it reads.
+        owner: Any = getattr(getattr(wrapper.filelike, "read", None), "__self__", None)
+        if type(owner) not in _REAL_FILES:
+            return False
+        try:
+            descriptor: int = owner.fileno()
+            offset: int = owner.tell()
+            status = os.fstat(descriptor)
+        except (OSError, ValueError):
+            return False
+        count = status.st_size - offset
+        if not stat.S_ISREG(status.st_mode) or count <= 0:
+            return False
+        if self._length < 0:
+            if self._has_status:
+                self._declare(count)
+        elif count < self._length:
+            return False
+        count = self._length
+        done = self._transfer.send_file(self._head(), descriptor, offset, count)
+        self._sent = done
+        if done < count:
+            self._finish()
+        return True
+
+
+def _check_chunk(chunk: Any, index: int) -> None:
+    if not isinstance(chunk, bytes):
+        raise TypeError(
+            f"item {index} of the application's result is {type(chunk).__name__}, expected bytes (PEP 3333)"
+        )
+
+
+def close_result(result: Any) -> None:
+    """Call the ``close()`` of what the application returned, if it has one."""
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
