@@ -28,8 +28,11 @@ HOT_MODULES = [
         if path.name != "__init__.py"  # mypyc gains nothing there
     ),
     "prefork/system/scoreboard.py",
+    "prefork/worker/connection.py",
     "prefork/worker/exchange.py",
+    "prefork/worker/headers.py",
     "prefork/worker/stream.py",
+    "prefork/worker/transfer.py",
     "prefork/worker/wsgi.py",
 ]
 
