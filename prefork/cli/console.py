@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from prefork.errors import ApplicationError, PreforkError
 
@@ -46,8 +46,11 @@ def finish(name: str, command: Callable[[], int]) -> int:
 
 def say(text: str) -> None:
     """Print to stderr; a stderr that is closed or full is no reason to end differently."""
+    stream: Any = sys.stderr
+    if stream is None:  # started without one; print would take that for stdout
+        return
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=stream, flush=True)
     except (OSError, ValueError):
         pass
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -98,11 +99,14 @@ def test_reader_gone() -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_nowhere_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A standard error that is full, closed or missing changes nothing."""
-    with pytest.raises(OSError, match="No space left"), open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stderr", full)
-        say("something")  # fails at the flush, and the stream once more when it is closed
-    say("the file is closed now")
+def test_nowhere_to_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A standard error that is full, closed or missing changes nothing, least of all the standard output."""
+    full = io.TextIOWrapper(io.FileIO("/dev/full", "w"))
+    monkeypatch.setattr(sys, "stderr", full)
+    say("on a full disk")
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
+    say("after it was closed")
     monkeypatch.setattr(sys, "stderr", None)
-    say("and now there is none")
+    say("without any")
+    assert capsys.readouterr().out == ""

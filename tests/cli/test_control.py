@@ -1,0 +1,333 @@
+"""preforkctl against servers that answer well, badly, or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prefork.cli.control import main
+from prefork.protocol import fastcgi_records as records
+from prefork.protocol.fastcgi_client import encode_request
+from scripted import END, answering, body_of, read_request, serving, stderr, stdout
+
+OK = stdout(b"Status: 200 OK\r\nContent-Type: text/plain\r\n\r\nhello\n")
+
+Capture = pytest.CaptureFixture[bytes]
+
+
+@pytest.fixture
+def path(folder: Path) -> Path:
+    return folder / "app.sock"
+
+
+def get(path: Path, script: Callable[[socket.socket], None], *words: str) -> int:
+    with serving(path, script):
+        return main(["--socket", str(path), "get", *words])
+
+
+def said(capsysbinary: Capture) -> tuple[bytes, str]:
+    out, err = capsysbinary.readouterr()
+    return out, err.decode()
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND; see preforkctl --help"),
+        (["stat"], "COMMAND: invalid choice: 'stat'"),
+        (["get", "--socket", "x"], "the following arguments are required: PATH; see preforkctl get --help"),
+        (["get", "/", "--sock", "x"], "unrecognized arguments: --sock x; see preforkctl --help"),
+        (["get", "/"], "no socket: expected one of\n  --socket"),
+        (["get", "/", "--socket", "fd://3"], "fd://3 names a descriptor"),
+        (["get", "x", "--socket", "x"], "PATH: expected a path that begins with /, found 'x'"),
+        (["get", "/", "--socket", "x", "-H", "A"], "-H: expected NAME:VALUE on one line, found 'A'"),
+        (["get", "/", "--socket", "x", "--data", "/nowhere"], "--data: /nowhere cannot be read: No such file"),
+        (["get", "/", "--socket", "x", "--data", "/"], "--data: expected a file, found the directory /"),
+        (["wait", "--socket", "x", "--timeout", "1w"], "--timeout: expected a duration such as 250ms"),
+    ],
+)
+def test_usage(words: list[str], message: str, capsysbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that cannot be understood is 64 and says what would be."""
+    monkeypatch.delenv("SOCK_PATH", raising=False)
+    assert main(words) == 64
+    out, err = said(capsysbinary)
+    assert err.startswith("preforkctl: ")
+    assert message in err
+    assert out == b""
+
+
+def test_own_arguments(monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture) -> None:
+    """Without arguments it takes the process's own."""
+    monkeypatch.setattr(sys, "argv", ["preforkctl", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    assert said(capsysbinary)[0].startswith(b"usage: preforkctl")
+
+
+@pytest.mark.parametrize(
+    ("words", "environ"),
+    [
+        (["--socket", "{}", "get", "/"], {"SOCK_PATH": "/nowhere"}),
+        (["get", "/", "--socket", "{}"], {"PREFORK_SOCKET": "/nowhere"}),
+        (["get", "/"], {"SOCK_PATH": "{}"}),
+        (["get", "/"], {"PREFORK_SOCKET": "{}", "SOCK_PATH": "/nowhere"}),
+        (["get", "/"], {"PREFORK_SOCKET": "", "SOCK_PATH": "{}"}),
+    ],
+)
+def test_socket_from(
+    words: list[str], environ: dict[str, str], path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture
+) -> None:
+    """The socket is named before or after the command, or in the variables that prefork-serve reads."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value.format(path))
+    with serving(path, answering(OK + END)):
+        assert main([word.format(path) for word in words]) == 0
+    assert said(capsysbinary) == (b"hello\n", "")
+
+
+# --- get --------------------------------------------------------------------------------------------------------------
+
+
+def test_get(path: Path, capsysbinary: Capture) -> None:
+    """The body goes to standard output as it is, what the application complains about to standard error."""
+    assert get(path, answering(stderr(b"careful\n") + OK + stdout(b"\xff\0") + END), "/") == 0
+    assert said(capsysbinary) == (b"hello\n\xff\0", "careful\n")
+
+
+def test_include(path: Path, capsysbinary: Capture) -> None:
+    """Status and headers come before the body when asked for, once."""
+    assert get(path, answering(OK + stdout(b"more") + END), "/", "--include") == 0
+    assert said(capsysbinary)[0] == b"200 OK\nContent-Type: text/plain\n\nhello\nmore"
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"204 No Content", b"302 Found", b"399 Odd"])
+def test_good_status(status: bytes, path: Path) -> None:
+    """2xx and 3xx are success."""
+    assert get(path, answering(stdout(b"Status: " + status + b"\n\n") + END), "/") == 0
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "500 Internal Server Error", "503", "100 Continue"])
+def test_bad_status(status: str, path: Path, capsysbinary: Capture) -> None:
+    """Every other status is a failure by name; the body is still printed."""
+    assert get(path, answering(stdout(f"Status: {status}\n\nsorry\n".encode()) + END), "/") == 1
+    assert said(capsysbinary) == (b"sorry\n", f"preforkctl: the answer is {status}\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "the server closed the connection before the end of the response (no complete head had arrived)"),
+        (
+            OK,
+            "the server closed the connection before the end of the response {CUT}",
+        ),
+        (
+            OK + b"\xff" * 8,
+            ("the response is broken: a FastCGI record begins with version 1, found byte 255 {CUT}"),
+        ),
+        (END, "the response is broken: the response ended before its head did"),
+        (
+            stdout(b"oops\n\n") + END,
+            "the response is broken: expected a header line, found 'oops' (no complete head had arrived)",
+        ),
+        (
+            stdout(b"Content-Length: 3\n\nhello\n") + END,
+            "the response is broken: the body has 6 bytes, but its Content-Length is 3",
+        ),
+        (
+            records.encode_end_request(1, records.OVERLOADED),
+            "the server refused the request: it is overloaded",
+        ),
+        (records.encode_end_request(1, 9), "the server refused the request: status 9"),
+    ],
+)
+def test_broken(answer: bytes, message: str, path: Path, capsysbinary: Capture) -> None:
+    """A response that is not whole is a failure that says in what way, after what of it could be used."""
+    assert get(path, answering(answer), "/") == 1
+    out, err = said(capsysbinary)
+    assert err == f"preforkctl: {message.format(CUT='(after status 200 and 6 bytes of the body)')}\n"
+    assert out in (b"hello\n", b"")
+
+
+def test_reset(path: Path, capsysbinary: Capture) -> None:
+    """A server that closes on unread bytes resets the connection."""
+
+    def script(connection: socket.socket) -> None:
+        connection.recv(1)
+
+    assert get(path, script, "/") == 1
+    assert "the connection broke: Connection reset by peer (no complete head had arrived)" in said(capsysbinary)[1]
+
+
+def test_unreachable(path: Path, capsysbinary: Capture) -> None:
+    """Without a server it is a failure with the reason."""
+    assert main(["get", "/", "--socket", str(path)]) == 1
+    assert said(capsysbinary)[1] == (
+        f"preforkctl: {path}: there is no such file: the server is not started, or listens elsewhere\n"
+    )
+
+
+def request_of(path: Path, *words: str) -> bytes:
+    requests: list[bytes] = []
+
+    def script(connection: socket.socket) -> None:
+        requests.append(read_request(connection))
+        connection.sendall(OK + END)
+
+    assert get(path, script, *words) == 0
+    return requests[0]
+
+
+def pairs_of(request: bytes) -> dict[bytes, bytes]:
+    """The parameters: one record of them follows the 16 bytes of BEGIN_REQUEST."""
+    return dict(records.decode_pairs(request[24 : 24 + int.from_bytes(request[20:22], "big")]))
+
+
+def test_request(path: Path) -> None:
+    """Method, target and headers arrive as a web server would send them."""
+    request = request_of(path, "/a?b=c", "--method", "OPTIONS", "-H", "X-A: 1", "-H", "Host: h")
+    pairs = pairs_of(request)
+    expected = {
+        b"REQUEST_METHOD": b"OPTIONS",
+        b"SCRIPT_NAME": b"/a",
+        b"QUERY_STRING": b"b=c",
+        b"HTTP_X_A": b"1",
+        b"HTTP_HOST": b"h",
+    }
+    assert expected == {name: pairs[name] for name in expected}
+    assert request.startswith(encode_request({})[:16])
+
+
+@pytest.mark.parametrize("size", [0, 10, 300_000])
+def test_data(size: int, path: Path, folder: Path) -> None:
+    """A file is posted whole, with its length."""
+    data = os.urandom(size)
+    (folder / "data").write_bytes(data)
+    request = request_of(path, "/", "--data", str(folder / "data"))
+    assert body_of(request) == data
+    assert pairs_of(request)[b"CONTENT_LENGTH"] == str(size).encode()
+    assert pairs_of(request)[b"REQUEST_METHOD"] == b"POST"
+
+
+def test_data_from_a_pipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard input is sent as it comes, without a length when nobody knows it."""
+    reading, writing = os.pipe()
+    os.write(writing, b"from a pipe")
+    os.close(writing)
+    keep = os.dup(0)
+    os.dup2(reading, 0)
+    os.close(reading)
+    try:
+        request = request_of(path, "/", "--data", "-", "--method", "PUT")
+    finally:
+        os.dup2(keep, 0)
+        os.close(keep)
+    assert body_of(request) == b"from a pipe"
+    assert pairs_of(request)[b"CONTENT_LENGTH"] == b""
+    assert pairs_of(request)[b"REQUEST_METHOD"] == b"PUT"
+
+
+def test_pieces_arrive_as_they_come(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece of the body is on standard output before the next one exists."""
+    reading, writing = os.pipe()
+    pieces: list[bytes] = []
+
+    def script(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(stdout(b"A: b\n\none"))
+        pieces.append(os.read(reading, 100))
+        connection.sendall(stdout(b"two") + END)
+        pieces.append(os.read(reading, 100))
+
+    with io.TextIOWrapper(os.fdopen(writing, "wb")) as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert get(path, script, "/") == 0
+    os.close(reading)
+    assert pieces == [b"one", b"two"]
+
+
+# --- wait -------------------------------------------------------------------------------------------------------------
+
+
+def values(connection: socket.socket) -> None:
+    question = connection.recv(4096)
+    assert question[1] == records.GET_VALUES
+    connection.sendall(
+        records.encode_record(records.GET_VALUES_RESULT, 0, records.encode_pairs([(b"FCGI_MAX_CONNS", b"1")]))
+    )
+
+
+def test_wait(path: Path, capsysbinary: Capture) -> None:
+    """A server that answers FastCGI's own question serves; no application is asked."""
+    with serving(path, values):
+        assert main(["wait", "--socket", str(path)]) == 0
+    assert said(capsysbinary) == (b"", "")
+
+
+def test_wait_for_a_start(path: Path) -> None:
+    """A socket that is not there yet is waited for."""
+    import threading
+
+    started = threading.Event()
+
+    def start() -> None:
+        with serving(path, values):
+            started.wait()
+
+    thread = threading.Thread(target=start)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))  # refuses, so that the first look cannot succeed
+        results: list[int] = []
+        waiting = threading.Thread(target=lambda: results.append(main(["wait", "--socket", str(path)])))
+        waiting.start()
+        path.unlink()
+        thread.start()
+        waiting.join()
+    started.set()
+    thread.join()
+    assert results == [0]
+
+
+def close(connection: socket.socket) -> None:
+    connection.recv(4096)
+
+
+def hold(connection: socket.socket) -> None:
+    while connection.recv(4096):  # until the client gives up
+        pass
+
+
+def speak_http(connection: socket.socket) -> None:
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (close, "the connection was closed without an answer"),
+        (hold, "connected, but no worker answers: all are busy, or hang"),
+        (speak_http, "what listens there speaks no FastCGI (a FastCGI record begins with version 1"),
+    ],
+)
+def test_wait_in_vain(script: Callable[[socket.socket], None], message: str, path: Path, capsysbinary: Capture) -> None:
+    """When the time is up, the last thing that went wrong is the reason."""
+    with serving(path, script):
+        assert main(["wait", "--timeout", "10ms", "--socket", str(path)]) == 1
+    assert said(capsysbinary)[1].startswith(f"preforkctl: not serving after 10ms: {path}: {message}")
+
+
+def test_wait_without_server(path: Path, capsysbinary: Capture) -> None:
+    """So it is when nothing ever appears."""
+    assert main(["wait", "--timeout", "50ms", "--socket", str(path)]) == 1
+    assert "not serving after 50ms" in said(capsysbinary)[1]
