@@ -19,7 +19,7 @@ from typing import Final
 import setproctitle
 
 from prefork.errors import ConfigurationError, PermissionProblem
-from prefork.system.paths import ENTER, READ, Person, Step, first_refusal
+from prefork.system.paths import ENTER, READ, Person, Step, first_refusal, walk
 
 __all__ = [
     "Identity",
@@ -137,22 +137,27 @@ def check_readable(identity: Identity | None, path: str, what: str) -> None:
     """
     person = _ourselves() if identity is None else identity.person
     name = user_name(person.uid)
+    whole = os.path.abspath(path)
     try:
-        status = os.stat(path)
-        refusal = first_refusal(os.path.abspath(path), person, _wanted(status))
+        *_, end = walk(whole)
+        wanted = _wanted(end.status)
+    except OSError:
+        wanted = READ  # what is on the way will tell more
+    try:
+        refusal = first_refusal(whole, person, wanted)
     except PermissionError as problem:
         me = user_name(os.geteuid())
         raise PermissionProblem(
-            f"{what} {path} cannot be looked at: {problem.filename} refuses {me} ({problem.strerror})"
+            f"{what} {path} cannot be looked at: {problem.filename} is hidden from {me} ({problem.strerror})"
         ) from None
     except OSError as problem:
         raise ConfigurationError(f"{what} {path} cannot be used: {problem.filename}: {problem.strerror}") from None
     if refusal is None:
         return
-    verb = "enter" if stat.S_ISDIR(refusal.status.st_mode) else "read"
+    verb, bits = _lacking(refusal, person)
     raise PermissionProblem(
         f"{what} {path} is out of reach for user {name}: it may not {verb} {refusal.path} ({_looks(refusal)}). "
-        f"{_mend(refusal)}, or put {what} where {name} can read it"
+        f"Mend: chmod o+{bits} {refusal.path}, or put {what} where {name} can read it"
     )
 
 
@@ -230,5 +235,8 @@ def _looks(step: Step) -> str:
     return f"mode {stat.S_IMODE(status.st_mode):04o}, {user_name(status.st_uid)}:{group_name(status.st_gid)}"
 
 
-def _mend(refusal: Step) -> str:
-    return f"Mend: chmod o+{'rx' if not stat.S_ISDIR(refusal.status.st_mode) else 'x'} {refusal.path}"
+def _lacking(refusal: Step, person: Person) -> tuple[str, str]:
+    """What is refused, as a verb, and the mode bits that would grant it."""
+    if not stat.S_ISDIR(refusal.status.st_mode):
+        return ("execute", "rx") if refusal.status.st_mode & 0o111 else ("read", "r")
+    return ("read", "rx") if person.may(refusal, ENTER) else ("enter", "x")

@@ -121,11 +121,18 @@ def first_refusal(path: str, person: Person, wanted: int) -> Step | None:
     """
     steps = walk(path)
     step = next(steps)
-    for following in steps:
-        if not person.may(step, ENTER):
+    while True:
+        try:
+            following = next(steps, None)
+        except OSError:
+            if not person.may(step, ENTER):
+                return step
+            raise
+        if not person.may(step, wanted if following is None else ENTER):
             return step
+        if following is None:
+            return None
         step = following
-    return None if person.may(step, wanted) else step
 
 
 def _covers(permissions: int, wanted: int) -> bool:

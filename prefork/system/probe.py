@@ -185,7 +185,7 @@ def _runs(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", "rb") as text:
             return text.read(4096).rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # ESRCH: it ended between open(2) and read(2)
         return False
     except OSError:
         return True

@@ -67,11 +67,8 @@ class SocketDiagnosis:
         if self._netlink is None or not 0 < inode <= 0xFFFFFFFF:
             return None
         self._sequence = self._sequence % 0xFFFFFFFF + 1
-        question = _QUESTION.pack(socket.AF_UNIX, 0, 0, _ANY_STATE, inode, _SHOW_RQLEN, _NO_COOKIE, _NO_COOKIE)
-        length = _HEADER.size + len(question)
-        header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
         try:
-            self._netlink.sendto(header + question, (0, 0))
+            self._netlink.sendto(_question(inode, self._sequence), (0, 0))
             answer = self._wait_answer(self._netlink)
         except OSError:
             return None
@@ -97,6 +94,11 @@ class SocketDiagnosis:
             if sender[0] == 0 and len(reply) >= _HEADER.size and _HEADER.unpack_from(reply)[3] == self._sequence:
                 return reply
         return None
+
+
+def _question(inode: int, sequence: int) -> bytes:
+    body = _QUESTION.pack(socket.AF_UNIX, 0, 0, _ANY_STATE, inode, _SHOW_RQLEN, _NO_COOKIE, _NO_COOKIE)
+    return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, 0) + body
 
 
 def _parse(reply: bytes, inode: int) -> QueueReading | None:

@@ -1,0 +1,60 @@
+"""Addresses as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefork.errors import ConfigurationError
+from prefork.system.address import Address, AddressKind, parse_address
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("/run/app/app.sock", Address("/run/app/app.sock", AddressKind.PATH, name="/run/app/app.sock")),
+        ("app.sock", Address("app.sock", AddressKind.PATH, name="app.sock")),
+        ("./8000", Address("./8000", AddressKind.PATH, name="./8000")),
+        ("/run/app/a:80", Address("/run/app/a:80", AddressKind.PATH, name="/run/app/a:80")),
+        ("@app", Address("@app", AddressKind.ABSTRACT, name="app")),
+        ("@app:80", Address("@app:80", AddressKind.ABSTRACT, name="app:80")),
+        ("fd://0", Address("fd://0", AddressKind.INHERITED, descriptor=0)),
+        ("fd://17", Address("fd://17", AddressKind.INHERITED, descriptor=17)),
+    ],
+)
+def test_the_three_kinds_are_told_apart(text: str, address: Address) -> None:
+    """Every legal text gives its kind and name, and the text itself back."""
+    assert parse_address(text) == address
+    assert str(parse_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "expected a path"),
+        ("a\0b", "expected a path"),
+        ("@", "needs a name"),
+        ("fd://", "number"),
+        ("fd://x", "number"),
+        ("fd://-1", "number"),
+        ("fd://99999999999", "number"),
+        ("127.0.0.1:8000", "TCP listeners speak HTTP"),
+        ("localhost:8000", "TCP listeners speak HTTP"),
+        (":8000", "TCP listeners speak HTTP"),
+        ("[::1]:8000", "TCP listeners speak HTTP"),
+        ("[::1]", "TCP listeners speak HTTP"),
+        ("10.0.0.1", "TCP listeners speak HTTP"),
+        ("http://localhost", "TCP listeners speak HTTP"),
+        ("8000", "fd://8000"),
+        ("unix:/run/app.sock", "the path alone is meant: /run/app.sock"),
+        ("unix:///run/app.sock", "the path alone is meant: /run/app.sock"),
+        ("systemd", "fd://3"),
+        ("starter", "fd://N"),
+        ("/run/app/", "names a directory"),
+        ("/run/app/..", "names a directory"),
+    ],
+)
+def test_everything_else_is_refused_by_name(text: str, part: str) -> None:
+    """What is no address of this version is an error that says what it looks like, or what to write."""
+    with pytest.raises(ConfigurationError) as problem:
+        parse_address(text)
+    assert part in str(problem.value)

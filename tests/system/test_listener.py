@@ -1,0 +1,347 @@
+"""The listener's life: claim, open, shut, close; with real clients, real neighbours, real deaths."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from apart import living, run_apart
+from prefork.errors import AddressInUse, ConfigurationError, PreforkError
+from prefork.system.listener import Listener, parse_address
+from prefork.system.sockdiag import QueueReading, SocketDiagnosis
+
+CLAIM = """
+listener = Listener.claim(parse_address(sys.argv[1]))
+print("claimed")
+"""
+
+SERVE = """
+listener = Listener.claim(parse_address(sys.argv[1]), backlog=1)
+listener.open()
+ready(str(os.getpid()))
+hold()
+"""
+
+# A master with a worker that holds its listener and dies, as by its death signal, a little later than it.
+MASTER = """
+listener = Listener.claim(parse_address(sys.argv[1]))
+listener.open()
+if os.fork():
+    ready(str(os.getpid()))
+    hold()
+accept = socket.socket(fileno=listener.fileno()).accept
+accept()  # the probe of the next master
+os._exit(0)
+"""
+
+Claim = Callable[..., Listener]
+
+
+@pytest.fixture
+def claim() -> Iterator[Claim]:
+    """Listeners that are shut and closed at the test's end."""
+    made = []
+
+    def claim(text: object, **options: object) -> Listener:
+        made.append(Listener.claim(parse_address(str(text)), **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield claim
+    for listener in made:
+        listener.shut()
+        listener.close()
+
+
+@pytest.fixture
+def path(folder: Path) -> str:
+    return str(folder / "app.sock")
+
+
+@pytest.fixture
+def name() -> str:
+    return f"@prefork-test-{os.getpid()}"
+
+
+def connect(address: str) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    try:
+        client.connect("\0" + address[1:] if address.startswith("@") else address)
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+def accept(listener: Listener) -> None:
+    descriptor = os.dup(listener.fileno())
+    with socket.socket(fileno=descriptor) as duplicate:
+        duplicate.accept()[0].close()
+
+
+def serves(address: str) -> bool:
+    try:
+        connect(address).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_the_path_exists_only_when_it_serves(claim: Claim, folder: Path, path: str) -> None:
+    """After the claim there is a lock and no socket; after open it takes connections, with its mode."""
+    listener = claim(path)
+    assert os.listdir(folder) == ["app.sock.lock"]
+    with pytest.raises(PreforkError, match="not open"):
+        listener.fileno()
+    listener.open()
+    assert serves(path)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
+    assert (str(listener), listener.path, listener.inherited) == (path, path, False)
+
+
+def test_a_relative_path_keeps_its_meaning(
+    claim: Claim, folder: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken from the directory of the claim, wherever the process goes afterwards."""
+    monkeypatch.chdir(folder)
+    listener = claim("app.sock")
+    monkeypatch.chdir("/")
+    listener.open()
+    assert serves(path)
+    assert (str(listener), listener.path) == ("app.sock", path)
+    listener.shut()
+    assert not os.path.lexists(path)
+
+
+def test_the_final_stop_refuses_new_and_serves_queued(claim: Claim, path: str) -> None:
+    """Queued connections are accepted, then accept(2) fails with EINVAL; the path is gone, the lock file stays."""
+    listener = claim(path)
+    listener.open()
+    clients = [connect(path) for _ in range(3)]
+    os.link(path, path + ".alias")  # the name goes with the stop; this one shows what the socket itself says
+    listener.shut()
+    listener.shut()
+    with pytest.raises(FileNotFoundError):
+        connect(path)
+    with pytest.raises(ConnectionRefusedError):
+        connect(path + ".alias")
+    for client in clients:
+        accept(listener)
+        client.close()
+    with pytest.raises(OSError) as ended:
+        accept(listener)
+    assert ended.value.errno == errno.EINVAL
+    listener.close()
+    listener.close()
+    assert os.path.exists(path + ".lock")
+
+
+def test_a_successor_at_the_path_survives_our_stop(claim: Claim, path: str) -> None:
+    """What another process put there is not ours to unlink."""
+    listener = claim(path)
+    listener.open()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path + ".new")
+        other.listen(1)
+        os.rename(path + ".new", path)
+        listener.shut()
+        listener.close()
+        assert serves(path)
+
+
+def test_a_closed_listener_unlinks_nothing(claim: Claim, path: str) -> None:
+    """close is for processes that leave the socket to others."""
+    listener = claim(path)
+    listener.open()
+    listener.close()
+    assert os.path.lexists(path)
+    with pytest.raises(PreforkError, match="not open"):
+        listener.fileno()
+
+
+def test_start_stop_start_on_the_same_path(claim: Claim, path: str) -> None:
+    """A stop leaves nothing in the way of the next start."""
+    for _ in range(3):
+        listener = claim(path)
+        listener.open()
+        assert serves(path)
+        listener.shut()
+        listener.close()
+
+
+def test_two_pools_on_one_path_are_refused(claim: Claim, path: str) -> None:
+    """Under any spelling, before and after the first opens; the first is not harmed."""
+    first = claim(path)
+    for _ in range(2):
+        with pytest.raises(AddressInUse, match="twice in one server"):
+            claim(path.replace("/app.sock", "/../" + Path(path).parent.name + "/app.sock"))
+        first.open() if not os.path.lexists(path) else None
+    assert run_apart(CLAIM, path).startswith(f"AddressInUse {path} is claimed by a running server, pid {os.getpid()},")
+    assert serves(path)
+
+
+def test_a_claim_without_a_socket_yet_keeps_others_out(claim: Claim, path: str) -> None:
+    """While the application is loaded, too."""
+    claim(path)
+    assert run_apart(CLAIM, path).startswith("AddressInUse")
+
+
+def test_a_live_server_is_named_by_pid(claim: Claim, path: str) -> None:
+    """The one that runs goes on, whether it is one of ours or not."""
+    with living(SERVE, path) as (_, pid):
+        with pytest.raises(AddressInUse, match=rf"pid {pid},"):
+            claim(path)
+        os.unlink(path + ".lock")  # as a stranger's server, which has none
+        with pytest.raises(AddressInUse, match=rf"in use by a live server, pid {pid}:"):
+            claim(path)
+        assert serves(path)
+
+
+def test_after_kill_9_the_next_start_succeeds(claim: Claim, path: str) -> None:
+    """Although a worker of the dead master still holds its listener for a moment."""
+    with living(MASTER, path) as (master, _):
+        master.send_signal(signal.SIGKILL)
+        master.wait()
+        listener = claim(path)
+        listener.open()
+        assert serves(path)
+
+
+def test_after_kill_9_an_abstract_name_is_free_again(claim: Claim, name: str) -> None:
+    """The same without a lock: the name is waited for."""
+    with living(MASTER, name) as (master, _):
+        master.send_signal(signal.SIGKILL)
+        master.wait()
+        listener = claim(name)
+        listener.open()
+        assert serves(name)
+
+
+def test_abstract_names_are_claimed_before_they_listen(claim: Claim, name: str) -> None:
+    """A second claim is refused at once, and a client sees nothing until open."""
+    listener = claim(name)
+    assert not serves(name)
+    assert run_apart(CLAIM, name).startswith(f"AddressInUse {name} is in use by a live server, pid {os.getpid()}")
+    with pytest.raises(AddressInUse, match="twice in one server"):
+        claim(name)
+    listener.open()
+    assert serves(name)
+    assert listener.path is None
+    assert listener.warnings == ()
+    listener.shut()
+    assert not serves(name)
+    listener.close()
+    assert run_apart(CLAIM, name) == "claimed"
+
+
+@pytest.mark.parametrize("text", ["@prefork-test-access", "fd://99"])
+@pytest.mark.parametrize(("option", "value"), [("mode", 0o660), ("owner", "root"), ("group", "root")])
+def test_only_files_have_mode_and_owner(claim: Claim, text: str, option: str, value: object) -> None:
+    """An abstract or inherited socket with one is an error that names the option."""
+    with pytest.raises(ConfigurationError, match=f"socket_{option} means nothing for it"):
+        claim(text, **{option: value})
+
+
+def test_over_long_names_are_refused(claim: Claim, folder: Path) -> None:
+    """Paths and abstract names alike, with length and limit; nothing is left."""
+    for text in (f"{folder}/{'x' * 107}", "@" + "x" * 108):
+        with pytest.raises(ConfigurationError, match=r"bytes long, .* at most 107"):
+            claim(text)
+    assert os.listdir(folder) == []
+    claim("@" + "x" * 107)
+
+
+@pytest.mark.parametrize("backlog", [0, -1])
+def test_a_backlog_that_admits_nobody_is_refused(claim: Claim, path: str, backlog: int) -> None:
+    """Zero and less are no queue."""
+    with pytest.raises(ConfigurationError, match=f"backlog {backlog}: expected"):
+        claim(path, backlog=backlog)
+    assert not os.path.lexists(path + ".lock")
+
+
+def test_the_backlog_is_what_the_kernel_applies(claim: Claim, path: str, name: str) -> None:
+    """Clamped to somaxconn with a warning that has both numbers; else as asked, without one."""
+    limit = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    diagnosis = SocketDiagnosis()
+    clamped = claim(name, backlog=2**40)
+    clamped.open()
+    exact = claim(path, backlog=7)
+    exact.open()
+    readings = [diagnosis.queue(listener.inode) for listener in (clamped, exact)]
+    diagnosis.close()
+    assert readings == [QueueReading(0, limit), QueueReading(0, 7)]
+    assert [clamped.backlog, exact.backlog] == [limit, 7]
+    (warning,) = clamped.warnings
+    assert str(2**40) in warning
+    assert f"net.core.somaxconn = {limit}:" in warning
+
+
+def test_a_cleaned_place_is_warned_of(claim: Claim, path: str) -> None:
+    """The folder of these tests is under /tmp."""
+    (warning,) = claim(path, backlog=1).warnings
+    assert "systemd-tmpfiles" in warning
+
+
+def test_a_failed_open_leaves_what_was_there(claim: Claim, folder: Path, path: str) -> None:
+    """Something that came to the path since the claim is not touched, and no socket appears."""
+    listener = claim(path)
+    Path(path).write_text("precious")
+    with pytest.raises(AddressInUse):
+        listener.open()
+    listener.shut()
+    assert Path(path).read_text() == "precious"
+    assert sorted(os.listdir(folder)) == ["app.sock", "app.sock.lock"]
+
+
+def test_a_failed_listen_leaves_nothing(claim: Claim, path: str) -> None:
+    """Whatever listen(2) fails of, the path is free afterwards, and so is the claim."""
+    listener = claim(path)
+    listener.backlog = 2**40
+    with pytest.raises(OverflowError):
+        listener.open()
+    assert not os.path.lexists(path)
+    assert run_apart(CLAIM, path) == "claimed"
+
+
+def test_a_failed_claim_releases_everything(claim: Claim, folder: Path, path: str) -> None:
+    """No descriptor, no lock."""
+    Path(path).write_text("precious")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ConfigurationError, match="not a socket"):
+        claim(path)
+    assert os.listdir("/proc/self/fd") == before
+    os.unlink(path)
+    assert run_apart(CLAIM, path) == "claimed"
+
+
+def test_descriptors_close_on_exec(claim: Claim, path: str) -> None:
+    """Neither the listener nor the lock reaches a program that is executed."""
+    listener = claim(path)
+    listener.open()
+    assert listener._lock is not None
+    assert not os.get_inheritable(listener.fileno())
+    assert not os.get_inheritable(listener._lock.descriptor)
+
+
+def test_an_inherited_socket_is_used_and_left_as_it_is(claim: Claim, path: str) -> None:
+    """It serves from the claim on; our stop neither shuts it nor removes its path."""
+    with socket.socket(socket.AF_UNIX) as giver:
+        giver.bind(path)
+        giver.listen(3)
+        listener = claim(f"fd://{os.dup(giver.fileno())}", backlog=2**40)
+        listener.open()
+        assert listener.inherited
+        assert listener.inode == os.fstat(giver.fileno()).st_ino
+        assert listener.path == path
+        assert listener.warnings == ()
+        listener.shut()
+        listener.close()
+        client = connect(path)
+        giver.accept()[0].close()
+        client.close()
