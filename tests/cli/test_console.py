@@ -104,8 +104,7 @@ def test_nowhere_to_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     full = io.TextIOWrapper(io.FileIO("/dev/full", "w"))
     monkeypatch.setattr(sys, "stderr", full)
     say("on a full disk")
-    with pytest.raises(OSError, match="No space left"):
-        full.close()
+    full.close()
     say("after it was closed")
     monkeypatch.setattr(sys, "stderr", None)
     say("without any")
