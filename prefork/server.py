@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,16 +138,15 @@ def _open_descriptors() -> frozenset[int]:
     return frozenset(int(entry) for entry in os.listdir("/proc/self/fd"))
 
 
-def _become_zygote(before: frozenset[int]) -> Callable[[int, int, int, int, Any], None]:
-    """How the fork of a callable's zygote goes on: with what was open before the server was, and its own four."""
+def _become_zygote(before: frozenset[int]) -> Callable[[Mapping[int, int], Any], None]:
+    """How the fork of a callable's zygote goes on: with what was open before the server was, and what it is given."""
 
-    def become_zygote(channel: int, scoreboard: int, control: int, doorbell: int, app: Any) -> None:
-        keep = before | {channel, scoreboard, control, doorbell}
-        for descriptor in _open_descriptors() - keep:
+    def become_zygote(gifts: Mapping[int, int], app: Any) -> None:
+        for descriptor in _open_descriptors() - before - frozenset(gifts.values()):
             try:
                 os.close(descriptor)
             except OSError:
                 pass  # the one that listed them
-        Zygote(channel, scoreboard, control, doorbell).live(app)
+        Zygote(gifts).live(app)
 
     return become_zygote

@@ -1,19 +1,18 @@
 """The zygote: a fresh interpreter that imports the application once, and forks warm workers from then on.
 
-Started by the master as ``python -m prefork.zygote`` would be, with exactly four descriptors besides the standard
+Started by the master in an interpreter of its own, with exactly the descriptors of `Place` besides the standard
 ones; everything else it has to know comes as the first message on its channel. It never accepts a connection, never
 outlives the master, and leaves every decision to it.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import os
 import signal
 import socket
-import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -26,6 +25,7 @@ from prefork.log import Logger, make_logger
 from prefork.system import channel
 from prefork.system.channel import Kind, Order, Place
 from prefork.system.processes import die_with_parent, fork_away, leave_process
+from prefork.system.stacks import watched_import
 from prefork.worker import application as loader
 from prefork.worker import loop
 from prefork.worker.exchange import Limits
@@ -41,10 +41,6 @@ IGNORED: Final = (
     signal.SIGUSR2,
 )
 """Signals that mean something to the master only; a terminal sends some of them to the whole process group."""
-
-
-_DUMP_AT: Final = 0.9
-"""The share of boot_timeout after which a hanging import is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +76,16 @@ def main() -> NoReturn:
     """Entry point of an exec'ed zygote."""
     for place in Place:
         os.set_inheritable(place, False)
-    Zygote(Place.CHANNEL, Place.SCOREBOARD, Place.CONTROL, Place.DOORBELL).live(None)
+    Zygote({place: int(place) for place in Place}).live(None)
 
 
 class Zygote:
     """The process between the master and its workers."""
 
-    def __init__(self, to_master: int, scoreboard: int, control: int, doorbell: int) -> None:
-        self._channel = socket.socket(fileno=to_master)
+    def __init__(self, gifts: Mapping[int, int]) -> None:
+        self._gifts = gifts
+        self._channel = socket.socket(fileno=gifts[Place.CHANNEL])
         self._channel.settimeout(None)
-        self._scoreboard = scoreboard
-        self._control = control
-        self._doorbell = doorbell
 
     def live(self, application: Any) -> NoReturn:
         """The whole life; with an ``application`` there is nothing to import. Never returns."""
@@ -119,7 +113,7 @@ class Zygote:
         if application is None:
             loader.enter(settings.directory, settings.pythonpath)
             if settings.load:
-                application = _load(settings, logger)
+                application = self._load(settings, logger)
         left = loader.leftovers(own=(self._channel.fileno(),))
         unfit = left.unfit if application is not None else []
         if application is not None and left.native_threads:
@@ -131,6 +125,13 @@ class Zygote:
         # What was loaded so far is not looked at by the collector again, so its pages stay shared.
         gc.freeze()
         channel.send(self._channel, Kind.READY, {"loaded": application is not None, "unfit": unfit})
+        return application
+
+    def _load(self, settings: Settings, logger: Logger) -> Any:
+        with watched_import(self._gifts[Place.STACKS], settings.boot_timeout):
+            application = loader.load(settings.app)
+            for path in settings.warmup:
+                _warm_up(application, path, logger)
         return application
 
     def _serve_forks(self, settings: Settings, application: Any, logger: Logger) -> None:
@@ -162,12 +163,9 @@ class Zygote:
             slots=settings.slots,
             generation=settings.generation,
             channel=workers_end,
-            scoreboard=self._scoreboard,
-            control=self._control,
-            doorbell=self._doorbell,
+            gifts=self._gifts,
             app=settings.app,
-            directory=settings.directory,
-            pythonpath=tuple(settings.pythonpath),
+            boot_timeout=settings.boot_timeout,
             limits=Limits(
                 max_header_size=settings.max_header_size,
                 max_header_count=settings.max_header_count,
@@ -183,18 +181,6 @@ def _check_version(wanted: str) -> None:
             f"the master is prefork {wanted} and the installed package is {__version__}; "
             "stop the server and start it again to use the new one"
         )
-
-
-def _load(settings: Settings, logger: Logger) -> Any:
-    # Should the import hang, standard error shows where, shortly before the master ends it.
-    faulthandler.dump_traceback_later(settings.boot_timeout * _DUMP_AT, file=sys.__stderr__ or 2)
-    try:
-        application = loader.load(settings.app)
-        for path in settings.warmup:
-            _warm_up(application, path, logger)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-    return application
 
 
 def _warm_up(application: Any, path: str, logger: Logger) -> None:

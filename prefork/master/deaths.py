@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from prefork.errors import ApplicationError
 from prefork.master.perform import Performer
-from prefork.policy.model import SlotState, ZygoteState
+from prefork.policy.model import STOPPED_AT_ONCE, SlotState, ZygoteState
 from prefork.system.processes import describe_status
+from prefork.system.stacks import read_page
 
 __all__ = ["bury"]
 
@@ -15,6 +17,8 @@ __all__ = ["bury"]
 def bury(hands: Performer, pid: int, status: int, now: float) -> bool:
     """A child has been reaped; False if it was none of this pool's."""
     reason = hands.holdings.kill_reasons.pop(pid, None)
+    if not os.WIFSIGNALED(status):
+        reason = None  # it ended by itself before our signal came
     cause = describe_status(status) + (f": {reason}" if reason else "")
     if pid == hands.pool.zygote_pid:
         _bury_zygote(hands, cause, reason)
@@ -33,8 +37,9 @@ def _bury_zygote(hands: Performer, cause: str, reason: str | None) -> None:
     if zygote is None or zygote.state in (ZygoteState.LEAVING, ZygoteState.FAILED) or zygote.unfit:
         return
     if zygote.state is ZygoteState.LOADING:
-        pool.failure = _unexplained(pool.app_name, cause, reason)
-    hands.logger.warning("zygote_died", pid=pid, generation=zygote.generation, cause=cause)
+        pool.failure = _unexplained(hands, cause, reason)
+    report = hands.logger.debug if reason == STOPPED_AT_ONCE else hands.logger.warning
+    report("zygote_died", pid=pid, generation=zygote.generation, cause=cause)
 
 
 def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: str | None, now: float) -> None:
@@ -53,18 +58,21 @@ def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: st
     if status == 0 and (expected or worker.retired is not None):
         hands.logger.debug("worker_left", **facts)
         return
+    if worker.failed:
+        return  # it said why
     if request is not None and state in (SlotState.RUNNING, SlotState.WRITING):
         facts |= {"request": f"{request.method} {request.uri}", "elapsed": round(request.seconds, 3)}
     hands.logger.warning("worker_died", cause=cause, **facts)
     if worker.ready is None and pool.failure is None:
-        pool.failure = _unexplained(pool.app_name, cause, reason)
+        pool.failure = _unexplained(hands, cause, reason)
 
 
-def _unexplained(app_name: str, cause: str, reason: str | None) -> ApplicationError:
+def _unexplained(hands: Performer, cause: str, reason: str | None) -> ApplicationError:
     """A process that was loading the application is gone and said nothing."""
-    if reason is not None and reason.startswith("boot_timeout"):
-        return ApplicationError(
-            f"{app_name}: importing it took longer than {reason}; standard error shows where it stands. "
-            "Mend the import, or allow more with --boot-timeout"
-        )
-    return ApplicationError(f"{app_name}: the process that was importing it ended: {cause}")
+    name = hands.pool.app_name
+    if reason is None or not reason.startswith("boot_timeout"):
+        return ApplicationError(f"{name}: the process that was importing it ended: {cause}")
+    return ApplicationError(
+        f"{name}: importing it took longer than {reason}; mend the import, or allow more with --boot-timeout",
+        read_page(hands.holdings.stacks),
+    )

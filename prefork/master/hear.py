@@ -55,7 +55,7 @@ def _zygote_says(hands: Performer, message: Message, now: float) -> bool:
         case Kind.READY if pool.zygote.state is ZygoteState.LOADING:
             _zygote_ready(hands, message.body, now - pool.zygote.started, now)
         case Kind.FAILED if pool.zygote.state is ZygoteState.LOADING:
-            _failed(hands, message.body, now)
+            pool.zygote_failed(_failure(hands, message.body), now)
         case Kind.NOT_FORKED:
             # The end of the worker's channel frees the slot: the zygote has closed the other end.
             hands.logger.error("fork_failed", error=_text(message.body.get("error")))
@@ -87,11 +87,11 @@ def _text(value: object) -> str:
     return str(value)[:_MOST_TEXT]
 
 
-def _failed(hands: Performer, body: dict[str, Any], now: float) -> None:
+def _failure(hands: Performer, body: dict[str, Any]) -> ApplicationError:
     error = ApplicationError(_text(body.get("message")), _text(body.get("traceback")))
-    hands.pool.zygote_failed(error, now)
     if hands.pool.open:
         hands.logger.error("application_failed", error=str(error), traceback=error.traceback)
+    return error
 
 
 def _worker_says(hands: Performer, channel: Channel, slot: int, message: Message, now: float) -> bool:
@@ -110,7 +110,7 @@ def _worker_says(hands: Performer, channel: Channel, slot: int, message: Message
         pool.ready(slot, now)
         return True
     if message.kind is Kind.FAILED:
-        _failed(hands, message.body, now)
+        pool.failed(slot, _failure(hands, message.body))
         return True
     return False
 

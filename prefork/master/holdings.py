@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 from prefork.policy.model import FREE, STARTING
 from prefork.policy.saturation import RunningRequest
+from prefork.system.channel import Place
 from prefork.system.listener import Listener
 from prefork.system.scoreboard import ControlPage, Scoreboard
+from prefork.system.stacks import open_page
 
 __all__ = ["Channel", "Holdings"]
 
@@ -49,9 +51,20 @@ class Holdings:
         self.scoreboard = Scoreboard(slots)
         self.control = ControlPage(slots)
         self.doorbell = Doorbell()
+        self.stacks = open_page()
         self.zygote: Channel | None = None
         self.workers: dict[int, Channel] = {}
         self.kill_reasons: dict[int, str] = {}
+
+    def gifts(self, channel: int) -> dict[int, int]:
+        """What a zygote is given: the place where it finds each thing, and our descriptor of it."""
+        return {
+            Place.CHANNEL: channel,
+            Place.SCOREBOARD: self.scoreboard.descriptor,
+            Place.CONTROL: self.control.descriptor,
+            Place.DOORBELL: self.doorbell.descriptor,
+            Place.STACKS: self.stacks,
+        }
 
     def prepare_slot(self, slot: int) -> None:
         """Before a fork: whatever the last worker left must not be taken for the new one's word."""
@@ -79,4 +92,5 @@ class Holdings:
         self.scoreboard.close()
         self.control.close()
         os.close(self.doorbell.descriptor)
+        os.close(self.stacks)
         self.listener.close()

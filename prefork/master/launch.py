@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import prefork
 from prefork.config.model import Config, PoolConfig
-from prefork.system.channel import Place
 from prefork.system.identity import Identity, become
 from prefork.system.processes import execute, spawn
 
@@ -36,7 +35,7 @@ class Launch:
     identity: Identity | None
     directory: str  # absolute, symlinks kept
     files: tuple[int, int]  # RLIMIT_NOFILE as the master found it
-    become_zygote: Callable[[int, int, int, int, Any], None]  # for an application that was given as a callable
+    become_zygote: Callable[[Mapping[int, int], Any], None]  # for an application that was given as a callable
 
     def settings(self, *, generation: int, slots: int, load: bool) -> dict[str, Any]:
         """The first message to the zygote."""
@@ -62,21 +61,15 @@ class Launch:
             "max_body_size": self.pool.max_body_size,
         }
 
-    def start(self, channel: int, scoreboard: int, control: int, doorbell: int) -> int:
+    def start(self, gifts: Mapping[int, int]) -> int:
         """Start a zygote; returns its pid. Raises PreforkError, or OSError when there is no process to be had."""
         if isinstance(self.pool.app, str):
-            descriptors: dict[int, int] = {
-                Place.CHANNEL: channel,
-                Place.SCOREBOARD: scoreboard,
-                Place.CONTROL: control,
-                Place.DOORBELL: doorbell,
-            }
             arguments = [sys.executable, "-P", "-c", _BOOTSTRAP, str(Path(prefork.__file__).parents[1])]
-            return execute(arguments, self.environment(os.environ), descriptors, self._prepare)
+            return execute(arguments, self.environment(os.environ), gifts, self._prepare)
 
         def child() -> None:
             self._prepare()
-            self.become_zygote(channel, scoreboard, control, doorbell, self.pool.app)
+            self.become_zygote(gifts, self.pool.app)
 
         return spawn(child)
 

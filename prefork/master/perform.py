@@ -88,9 +88,8 @@ class Performer:
         if self.holdings.zygote is not None:
             self.drop(self.holdings.zygote)
         above, below = wire.open_pair()
-        pages = self.holdings.scoreboard.descriptor, self.holdings.control.descriptor, self.holdings.doorbell.descriptor
         try:
-            pid = self.launch.start(below.fileno(), *pages)
+            pid = self.launch.start(self.holdings.gifts(below.fileno()))
         except (PreforkError, OSError) as error:
             above.close()
             failure = error if isinstance(error, PreforkError) else PreforkError(f"cannot fork: {error.strerror}")

@@ -107,6 +107,11 @@ class Pool:
         self.workers[slot] = replace(self.workers[slot], ready=now)
         self.verified = True
 
+    def failed(self, slot: int, failure: PreforkError) -> None:
+        """The worker cannot load the application."""
+        self.workers[slot] = replace(self.workers[slot], failed=True)
+        self.failure = failure
+
     def listening(self, slot: int) -> None:
         """The worker was given the listener."""
         self.workers[slot] = replace(self.workers[slot], listening=True)

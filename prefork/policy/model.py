@@ -20,6 +20,7 @@ __all__ = [
     "RETIRING",
     "RUNNING",
     "STARTING",
+    "STOPPED_AT_ONCE",
     "WRITING",
     "Action",
     "Decision",
@@ -59,6 +60,10 @@ RUNNING: Final = 4
 WRITING: Final = 5
 FINISHING: Final = 6
 RETIRING: Final = 7
+
+
+STOPPED_AT_ONCE: Final = "stopped at once"
+"""The reason for a kill that the operator asked for."""
 
 
 class SlotState(IntEnum):
@@ -114,6 +119,7 @@ class Worker:
     forked: float
     pid: int = 0  # 0: not seen yet; nobody may be signalled by a pid that was not adopted
     ready: float | None = None  # when it had the application
+    failed: bool = False  # said why it cannot load the application
     listening: bool = False  # was given the listener
     retired: float | None = None  # when it was asked to leave
     signals: int = 0  # how often it was reminded of that

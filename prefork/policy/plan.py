@@ -10,6 +10,7 @@ from typing import Final
 
 from prefork.policy import restarts, retirement, saturation, scaling
 from prefork.policy.model import (
+    STOPPED_AT_ONCE,
     Action,
     Decision,
     End,
@@ -64,7 +65,7 @@ def plan(snapshot: Snapshot, memory: Memory) -> Decision:
         _see_off(draft, snapshot)
         _watch_queue(draft, snapshot)
     actions = [action for draft in drafts for action in draft.actions]
-    if snapshot.phase is Phase.BOOTING and all(pool.verified for pool in snapshot.pools):
+    if snapshot.phase is Phase.BOOTING and all(_can_serve(pool) for pool in snapshot.pools):
         # Every application is there: only now does any path appear, so a start that fails leaves none behind.
         actions += [OpenListener(pool.name) for pool in snapshot.pools if not pool.open]
     if snapshot.phase in (Phase.DRAINING, Phase.KILLING) and not any(
@@ -76,6 +77,11 @@ def plan(snapshot: Snapshot, memory: Memory) -> Decision:
         memory=Memory({draft.pool.name: draft.memory for draft in drafts}),
         wake_at=min((draft.wake_at for draft in drafts), default=snapshot.now + HEARTBEAT),
     )
+
+
+def _can_serve(pool: PoolView) -> bool:
+    zygote = pool.zygote
+    return pool.verified and zygote is not None and zygote.state is ZygoteState.READY and not zygote.unfit
 
 
 def _count_failures(draft: _Draft, snapshot: Snapshot) -> None:
@@ -97,7 +103,7 @@ def _supervise_zygote(draft: _Draft, snapshot: Snapshot) -> None:
                 draft.actions.append(StartZygote(pool.name, load=True))
             draft.wake(draft.memory.not_before)
     elif snapshot.phase is Phase.KILLING:
-        draft.actions.append(KillZygote(pool.name, "stopped at once"))
+        draft.actions.append(KillZygote(pool.name, STOPPED_AT_ONCE))
     else:
         _step_zygote(draft, pool.zygote, snapshot)
 

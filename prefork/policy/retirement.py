@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from prefork.policy.model import IDLE, Action, Kill, Phase, PoolView, SignalRetired, Snapshot, Terminate, Worker
+from prefork.policy.model import (
+    IDLE,
+    STOPPED_AT_ONCE,
+    Action,
+    Kill,
+    Phase,
+    PoolView,
+    SignalRetired,
+    Snapshot,
+    Terminate,
+    Worker,
+)
 
 __all__ = ["TERMINATE_TO_KILL", "step_down"]
 
@@ -30,7 +41,7 @@ def step_down(pool: PoolView, worker: Worker, snapshot: Snapshot) -> tuple[tuple
     """What a worker that has to go needs now, and when to look again."""
     now = snapshot.now
     if snapshot.phase is Phase.KILLING:
-        return (Kill(pool.name, worker.slot, "stopped at once"),), now + _LAST_REMINDER
+        return (Kill(pool.name, worker.slot, STOPPED_AT_ONCE),), now + _LAST_REMINDER
     if worker.ready is None and snapshot.phase is Phase.DRAINING:
         return (Kill(pool.name, worker.slot, "stopped while loading the application"),), now + _LAST_REMINDER
     if worker.terminated is not None:

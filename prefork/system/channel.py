@@ -57,6 +57,7 @@ class Place(IntEnum):
     SCOREBOARD = 4
     CONTROL = 5
     DOORBELL = 6
+    STACKS = 7
 
 
 @dataclass(frozen=True, slots=True)

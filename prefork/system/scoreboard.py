@@ -208,7 +208,9 @@ class Slot:
         _SEQUENCE.pack_into(page, self._offset, self._sequence)
         page[self.number] = state
 
-    def close(self) -> None:
-        """Unmap both pages: in a child that the application forked."""
+    def forget(self) -> None:
+        """Unmap both pages and go on writing to a private one: in a child that the application forked."""
+        size = len(self._page)
         self._page.close()
         self._control.close()
+        self._page = self._control = mmap.mmap(-1, size)

@@ -14,11 +14,13 @@ the store of its number, would lose that connection.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
@@ -26,9 +28,10 @@ from typing import Any, Final
 from prefork.errors import ApplicationError
 from prefork.policy.model import IDLE, READING, RETIRING, STARTING
 from prefork.system import channel
-from prefork.system.channel import Kind
+from prefork.system.channel import Kind, Place
 from prefork.system.processes import RETIRE_SIGNAL, die_with_parent, leave_process
 from prefork.system.scoreboard import Slot
+from prefork.system.stacks import watched_import
 from prefork.worker import application as loader
 from prefork.worker.exchange import Exchange, Limits
 
@@ -52,12 +55,9 @@ class Birth:
     slots: int
     generation: int
     channel: int
-    scoreboard: int
-    control: int
-    doorbell: int
-    app: str  # empty: the application is here already
-    directory: str
-    pythonpath: tuple[str, ...]
+    gifts: Mapping[int, int]  # the zygote's descriptors, by `Place`
+    app: str  # where it still has to be loaded
+    boot_timeout: float
     limits: Limits
     multiprocess: bool
 
@@ -84,8 +84,17 @@ class Worker:
         self._channel = socket.socket(fileno=birth.channel)
         self._channel.settimeout(None)  # an application may have called socket.setdefaulttimeout
         self.slot = Slot(
-            birth.slot, birth.slots, birth.scoreboard, birth.control, birth.doorbell, birth.generation, IDLE
+            birth.slot,
+            birth.slots,
+            birth.gifts[Place.SCOREBOARD],
+            birth.gifts[Place.CONTROL],
+            birth.gifts[Place.DOORBELL],
+            birth.generation,
+            IDLE,
         )
+        # Mapped, and each mapping keeps a descriptor of its own.
+        os.close(birth.gifts[Place.SCOREBOARD])
+        os.close(birth.gifts[Place.CONTROL])
         self._deaf = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener: socket.socket | None = None
         self._exchange: Exchange | None = None
@@ -112,7 +121,8 @@ class Worker:
 
     def _load(self) -> bool:
         try:
-            self._application = loader.load(self._birth.app)
+            with watched_import(self._birth.gifts[Place.STACKS], self._birth.boot_timeout):
+                self._application = loader.load(self._birth.app)
         except ApplicationError as error:
             body = {"message": channel.shorten(str(error)), "traceback": channel.shorten(error.traceback)}
             channel.send(self._channel, Kind.FAILED, body)
@@ -127,7 +137,7 @@ class Worker:
             try:
                 descriptor, _ = accept()
             except OSError as error:
-                if self._is_over(error):
+                if self._is_over(error, listener.fileno()):
                     break
                 continue
             slot.leave_idle(READING)
@@ -137,7 +147,7 @@ class Worker:
                 os._exit(0)
         return 0
 
-    def _is_over(self, error: OSError) -> bool:
+    def _is_over(self, error: OSError, listener: int) -> bool:
         """Whether accept(2) will never succeed again."""
         if error.errno == errno.EINVAL:
             return True
@@ -145,7 +155,7 @@ class Worker:
             return False
         if error.errno == errno.EAGAIN:
             # Another holder of an inherited listener made it non-blocking; the flag is shared by all of them.
-            os.set_blocking(self._birth_listener(), True)
+            os.set_blocking(listener, True)
             return False
         if error.errno in _SCARCE:
             self._logger.error("accept_failed", error=os.strerror(error.errno), pause=_SCARCITY_PAUSE)
@@ -153,10 +163,6 @@ class Worker:
             return False
         self._logger.error("accept_failed", error=str(error), message="the worker leaves and is replaced")
         return True
-
-    def _birth_listener(self) -> int:
-        assert self._listener is not None
-        return self._listener.fileno()
 
     def _look_at_retire_flag(self, _number: int, _frame: FrameType | None) -> None:
         if self._listener is not None and self.slot.retire:
@@ -175,8 +181,10 @@ class Worker:
         for held in (self._channel, self._deaf, self._listener):
             if held is not None:
                 held.close()
-        for descriptor in (self._birth.scoreboard, self._birth.control, self._birth.doorbell):
-            os.close(descriptor)
+        self.slot.forget()
+        for place in (Place.DOORBELL, Place.STACKS):
+            with contextlib.suppress(OSError):
+                os.close(self._birth.gifts[place])
 
 
 def _no_op(_number: int, _frame: FrameType | None) -> None:
