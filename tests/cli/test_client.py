@@ -121,10 +121,10 @@ def test_both_directions_at_once(folder: Path) -> None:
 
     def echo() -> None:
         with theirs:
-            heard = 0
-            while heard < size:
+            tail = b""
+            while not tail.endswith(encode_stdin(b"")):
                 data = theirs.recv(65_536)
-                heard += len(data)
+                tail = (tail + data)[-8:]
                 theirs.sendall(data)
 
     thread = threading.Thread(target=echo)
