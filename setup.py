@@ -18,22 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from setuptools import setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CompileError, LinkError
 
 HERE = Path(__file__).resolve().parent
+DEMANDED = os.environ.get("PREFORK_COMPILE") == "1"
 
+# What runs for every request: the protocols and the worker, but for what happens once in a worker's life.
+ONCE = {"prefork/worker/application.py", "prefork/worker/loop.py"}
 HOT_MODULES = [
-    *sorted(
-        str(path.relative_to(HERE))
-        for path in HERE.glob("prefork/protocol/*.py")
-        if path.name != "__init__.py"  # mypyc gains nothing there
-    ),
     "prefork/system/scoreboard.py",
-    "prefork/worker/connection.py",
-    "prefork/worker/exchange.py",
-    "prefork/worker/headers.py",
-    "prefork/worker/stream.py",
-    "prefork/worker/transfer.py",
-    "prefork/worker/wsgi.py",
+    *sorted(
+        name
+        for room in ("protocol", "worker")
+        for path in HERE.glob(f"prefork/{room}/[!_]*.py")
+        if (name := str(path.relative_to(HERE))) not in ONCE
+    ),
 ]
 
 # The phases of a build that make files. The others ask for metadata only, and compiling takes half a minute.
@@ -84,9 +84,8 @@ def wanted() -> bool:
 
 def compile_hot_modules() -> list[Any]:
     """The extension modules of the hot path; none if mypyc declines and nobody demanded them."""
-    demanded = os.environ.get("PREFORK_COMPILE") == "1"
     if not find_spec("mypyc"):
-        if demanded:
+        if DEMANDED:
             raise SystemExit(
                 f"prefork: PREFORK_COMPILE=1 demands the compiled build, which needs {COMPILER_REQUIREMENT}"
             )
@@ -100,10 +99,26 @@ def compile_hot_modules() -> list[Any]:
         # default is a hash of the files' names. No debug symbols: they are four fifths of the library.
         return list(mypycify([*HOT_MODULES], opt_level="3", debug_level="0", group_name="prefork"))
     except SystemExit:  # how mypycify reports, its findings are printed: a mypy that this source has not met yet
-        if demanded:
+        if DEMANDED:
             raise
         print("prefork: plain Python build: this mypy does not take the source (see above)")
         return []
+
+
+class BuildExtensions(build_ext):
+    """Compiles, and where nobody demanded that, goes on without what the compiler will not take."""
+
+    def run(self) -> None:
+        """Compile all extension modules or none: one half of them would not load."""
+        try:
+            super().run()
+        except (BaseError, CompileError, LinkError) as error:
+            if DEMANDED:
+                raise
+            print(f"prefork: plain Python build: {error}")
+            for name in self.get_outputs():
+                Path(name).unlink(missing_ok=True)
+            self.extensions.clear()
 
 
 os.chdir(HERE)
@@ -113,5 +128,5 @@ if wanted():
     # compiler to feed, and nowhere else.
     options["setup_requires"] = [COMPILER_REQUIREMENT]
     if BUILDING.intersection(sys.argv):
-        options["ext_modules"] = compile_hot_modules()
+        options |= {"ext_modules": compile_hot_modules(), "cmdclass": {"build_ext": BuildExtensions}}
 setup(**options)
