@@ -157,7 +157,7 @@ def check_readable(identity: Identity | None, path: str, what: str) -> None:
     verb, bits = _lacking(refusal, person)
     raise PermissionProblem(
         f"{what} {path} is out of reach for user {name}: it may not {verb} {refusal.path} ({_looks(refusal)}). "
-        f"Mend: chmod o+{bits} {refusal.path}, or put {what} where {name} can read it"
+        f"Mend: chmod {person.triad(refusal.status)}+{bits} {refusal.path}, or put {what} where {name} can read it"
     )
 
 

@@ -55,6 +55,12 @@ class Person:
     uid: int
     groups: frozenset[int]
 
+    def triad(self, status: os.stat_result) -> str:
+        """Which of the mode's three triads is this person's, as chmod(1) calls it: u, g or o."""
+        if self.uid == status.st_uid:
+            return "u"
+        return "g" if status.st_gid in self.groups else "o"
+
     def may(self, step: Step, wanted: int) -> bool:
         """Whether every bit of ``wanted`` (READ, WRITE, ENTER) is granted at this step."""
         acl = _read_acl(step)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -85,13 +85,16 @@ class _Socket:
         return f"mode {stat.S_IMODE(self.mode):04o}, {user_name(self.uid)}:{group_name(self.gid)}"
 
 
-def diagnose(path: str, access: Access | None = None) -> Verdict:
-    """Whether nginx can connect to the socket at an absolute ``path``; with ``access``, to one yet to be made there."""
+def diagnose(path: str, access: Access | None = None, workers: Iterable[NginxWorker] | None = None) -> Verdict:
+    """Whether nginx can connect to the socket at an absolute ``path``.
+
+    With ``access``, to one that is yet to be made there. ``workers`` are those of all the nginx that run, unless given.
+    """
     try:
         target = _look(path) if access is None else _foresee(path, access)
     except OSError as problem:
         return Verdict(Reach.UNKNOWN, f"whether nginx can connect is unknown: {problem.filename}: {problem.strerror}")
-    workers = list(find_workers())
+    workers = list(find_workers() if workers is None else workers)
     near = [worker for worker in workers if _shares_root(worker.pid)]
     if not near:
         return _without_nginx(target, workers)
@@ -154,7 +157,7 @@ def _judge(target: _Socket, who: str, person: Person, gid: int, pid: int | None)
         return Verdict(
             Reach.BLOCKED,
             f"{who} cannot reach {target.path}: it may not enter {refusal.path} ({looks})",
-            f"chmod o+x {refusal.path}, or put the socket in a directory that it may enter, as under /run",
+            f"chmod {person.triad(status)}+x {refusal.path}, or put the socket where it may enter, as under /run",
         )
     if pid is not None and not _sees_same(pid, directory):
         return Verdict(
@@ -215,4 +218,4 @@ def _sees_same(pid: int, directory: str) -> bool:
     except PermissionError:
         return True
     except OSError:
-        return False
+        return not os.path.isdir(f"/proc/{pid}")  # a process that has gone has no say

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_what_does_not_listen_on_a_unix_stream_is_refused_and_stays_open(giver: 
         closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)) as netlink,
     ):
         client.connect(path)
-        wrong = {
+        wrong: dict[IO[str] | socket.socket, str] = {
             file: "no socket: expected a listening Unix socket",
             tcp: "a socket, but TCP, not Unix: TCP listeners speak HTTP, which this version does not",
             tcp6: "a socket, but TCP, not Unix",

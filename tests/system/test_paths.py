@@ -39,6 +39,14 @@ def test_the_first_class_that_matches_decides(person: Person, mode: int, granted
     assert person.granted(mode, 1000, 50, WRITE) is granted
 
 
+def test_the_triad_is_named_as_chmod_names_it(folder: Path) -> None:
+    """A mend must change the bits that count for this person."""
+    status = folder.stat()
+    assert Person(status.st_uid, frozenset()).triad(status) == "u"
+    assert Person(3000, frozenset({3000, status.st_gid})).triad(status) == "g"
+    assert Person(3000, frozenset({3000})).triad(status) == "o"
+
+
 # posix_acl tags: 1 owner, 2 user, 4 owning group, 8 group, 16 mask, 32 others
 ACL = ((1, 7, 0), (2, 7, 3000), (4, 1, 50), (8, 7, 60), (16, 5, 0), (32, 1, 0))
 
@@ -119,7 +127,7 @@ def test_the_first_refusal_is_found(folder: Path) -> None:
 
     def refusal(path: str, wanted: int) -> str | None:
         step = first_refusal(str(folder / path), stranger, wanted)
-        return step and step.path
+        return None if step is None else step.path
 
     assert refusal("open/file", READ) is None
     assert refusal("open/file", WRITE) == str(folder / "open" / "file")
