@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"missing tool: {tool}")
 
 
+@contextmanager
+def _open_folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="prefork-", dir="/tmp"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """An empty folder that every user can enter, with a path short enough for sockets (pytest's own are neither)."""
-    path = Path(tempfile.mkdtemp(prefix="prefork-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with _open_folder() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def module_folder() -> Iterator[Path]:
+    """As ``folder``, for what the tests of a module share."""
+    with _open_folder() as path:
+        yield path

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from harness.clients import Response, fetch, open_response
-from harness.processes import PATIENCE
+from harness.processes import PATIENCE, children, wait_until
 
 __all__ = ["Nginx"]
 
@@ -123,6 +123,19 @@ class Nginx:
                 start_new_session=True,
             )
         return self
+
+    def wait_worker(self) -> int:
+        """Wait until a worker of it runs as its user and is to be seen in /proc; its pid."""
+        assert self._process is not None
+        master = self._process.pid
+
+        def found() -> int:
+            for pid in children(master):
+                if b"worker process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+            return 0
+
+        return int(wait_until(found, what="a worker process of nginx"))
 
     def stop(self) -> None:
         """End it at once and wait for that."""

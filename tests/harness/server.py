@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from harness.clients import FastCGIResponse, fastcgi
-from harness.processes import PATIENCE, children, environment
+from harness.processes import PATIENCE, children, environment, wait_until
 
 __all__ = ["Event", "Server"]
 
@@ -178,6 +178,13 @@ class Server:
         assert self.log.wait(there, timeout), f"no event {name!r} {dict(fields)} within {timeout} s:\n{self.text}"
         return found[count - 1]
 
+    def wait_line(self, part: str, timeout: float = PATIENCE) -> str:
+        """Wait until a line of its standard error contains that text, event or not; return the line."""
+        assert self.log.wait(lambda lines: any(part in line for line in lines), timeout), (
+            f"nothing about {part!r} within {timeout} s:\n{self.text}"
+        )
+        return next(line for line in self.log.lines() if part in line)
+
     def wait_ready(self, timeout: float = PATIENCE) -> Event:
         """Wait until it says that it serves."""
         return self.wait_event(self.READY, timeout=timeout)
@@ -209,6 +216,10 @@ class Server:
     def workers(self) -> list[int]:
         """The pids of its workers, as their titles say."""
         return [pid for pid, title in self.titles().items() if title.startswith("prefork: worker")]
+
+    def wait_workers(self, count: int, timeout: float = PATIENCE) -> list[int]:
+        """Wait until so many workers take connections (their titles say so); their pids."""
+        return list(wait_until(lambda: len(found := self.workers()) == count and found, timeout, f"{count} workers"))
 
     # how it ends
 
