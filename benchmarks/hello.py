@@ -1,0 +1,12 @@
+"""The application every server runs: 14 bytes, known length, one header more than none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+BODY = b"Hello, world!\n"
+
+
+def application(_environ: object, start_response: Callable[..., object]) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "14")])
+    return [BODY]
