@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import socket
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class Settings:
     directory: str
     pythonpath: list[str]
     warmup: list[str]
-    boot_timeout: float
+    boot_timeout: float  # of a worker that loads the application itself
+    boot_deadline: float  # of this zygote, on the monotonic clock, which all processes share
     multiprocess: bool
     log_level: str
     log_format: str
@@ -128,7 +130,7 @@ class Zygote:
         return application
 
     def _load(self, settings: Settings, logger: Logger) -> Any:
-        with watched_import(self._gifts[Place.STACKS], settings.boot_timeout):
+        with watched_import(self._gifts[Place.STACKS], settings.boot_deadline - time.monotonic()):
             application = loader.load(settings.app)
             for path in settings.warmup:
                 _warm_up(application, path, logger)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from prefork.errors import ApplicationError
 from prefork.master.holdings import Channel
 from prefork.master.perform import Performer
-from prefork.policy.model import ZygoteState
+from prefork.policy.model import KillZygote, ZygoteState
 from prefork.system import channel as wire
 from prefork.system.channel import ENDED, Kind, Message
 from prefork.system.processes import is_our_child
@@ -116,11 +116,13 @@ def _worker_says(hands: Performer, channel: Channel, slot: int, message: Message
 
 
 def _refuse(hands: Performer, channel: Channel, message: Message) -> None:
-    """Stop listening to a channel. A worker that has its listener can do without; another one ends by itself."""
+    """Stop listening to a channel. A worker that has its listener can do without it; another one ends by itself."""
     kind = message.kind.name if message.kind is not None else "malformed"
     hands.logger.warning("message_refused", slot=channel.slot, pid=message.pid, kind=kind, heard=channel.heard)
     hands.drop(channel)
     if channel.slot is None:
+        # Without its channel a zygote forks nobody, and it need not notice.
+        hands.perform(KillZygote(hands.pool.name, "not understood any more"), 0.0)
         return
     worker = hands.pool.workers.get(channel.slot)
     if worker is not None and not worker.pid:

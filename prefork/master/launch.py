@@ -6,6 +6,7 @@ import os
 import pwd
 import resource
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class Launch:
             "pythonpath": list(self.pool.pythonpath),
             "warmup": list(self.pool.warmup),
             "boot_timeout": self.pool.boot_timeout,
+            "boot_deadline": time.monotonic() + self.pool.boot_timeout,
             "multiprocess": self.pool.max_children > 1,
             "log_level": self.config.log_level,
             "log_format": self.config.log_format,

@@ -188,7 +188,17 @@ class Performer:
         self.pool.terminated(action.slot, now)
 
     def _kill(self, action: model.Kill, _now: float) -> None:
-        self._send_signal(self.pool.workers[action.slot].pid, signal.SIGKILL, action.reason)
+        pid = self.pool.workers[action.slot].pid
+        if pid:
+            self._send_signal(pid, signal.SIGKILL, action.reason)
+            return
+        # Nobody is known who could be killed. Should one show after all, its channel is closed, and it ends by that.
+        channel = self.holdings.workers.get(action.slot)
+        if channel is not None:
+            self.drop(channel)
+        self.pool.not_forked(action.slot)
+        self.holdings.free_slot(action.slot)
+        self.logger.warning("worker_not_started", slot=action.slot, cause=action.reason)
 
     # reports
 

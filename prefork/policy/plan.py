@@ -66,7 +66,7 @@ def plan(snapshot: Snapshot, memory: Memory) -> Decision:
         _watch_queue(draft, snapshot)
     actions = [action for draft in drafts for action in draft.actions]
     if snapshot.phase is Phase.BOOTING and all(_can_serve(pool) for pool in snapshot.pools):
-        # Every application is there: only now does any path appear, so a start that fails leaves none behind.
+        # Every pool has a worker that could accept: only now does any path appear, so a start that fails leaves none.
         actions += [OpenListener(pool.name) for pool in snapshot.pools if not pool.open]
     if snapshot.phase in (Phase.DRAINING, Phase.KILLING) and not any(
         pool.workers or pool.zygote for pool in snapshot.pools
@@ -80,8 +80,7 @@ def plan(snapshot: Snapshot, memory: Memory) -> Decision:
 
 
 def _can_serve(pool: PoolView) -> bool:
-    zygote = pool.zygote
-    return pool.verified and zygote is not None and zygote.state is ZygoteState.READY and not zygote.unfit
+    return any(worker.ready is not None for worker in pool.workers)
 
 
 def _count_failures(draft: _Draft, snapshot: Snapshot) -> None:
@@ -119,13 +118,36 @@ def _step_zygote(draft: _Draft, zygote: Zygote, snapshot: Snapshot) -> None:
         case ZygoteState.LOADING:
             draft.wake(zygote.started + pool.boot_timeout)
         case ZygoteState.READY if zygote.unfit:
-            draft.actions += [KillZygote(pool.name, "unfit to fork from"), StartZygote(pool.name, load=False)]
-        case ZygoteState.READY if draining and not pool.workers and scaling.desired(pool, snapshot) == 0:
-            draft.actions.append(ReleaseZygote(pool.name))
+            _replace_unfit(draft, draining, now)
+        case ZygoteState.READY if draining:
+            # It stays while workers do: they may all die, and the queue still has to be answered.
+            over = now >= snapshot.phase_since + pool.graceful_timeout
+            if (over or not pool.workers) and scaling.desired(pool, snapshot) == 0:
+                draft.actions.append(ReleaseZygote(pool.name))
+        case ZygoteState.READY if _owes_a_worker(pool, zygote, now):
+            draft.actions.append(KillZygote(pool.name, f"forked nobody within boot_timeout ({pool.boot_timeout:g} s)"))
         case ZygoteState.LEAVING | ZygoteState.FAILED if now >= zygote.changed + _ZYGOTE_GRACE:
             draft.actions.append(KillZygote(pool.name, "did not end in order"))
         case ZygoteState.LEAVING | ZygoteState.FAILED:
             draft.wake(zygote.changed + _ZYGOTE_GRACE)
+
+
+def _replace_unfit(draft: _Draft, draining: bool, now: float) -> None:
+    name = draft.pool.name
+    if draining:
+        draft.actions.append(KillZygote(name, "unfit to fork from"))
+    elif now >= draft.memory.not_before:
+        draft.actions += [KillZygote(name, "unfit to fork from"), StartZygote(name, load=False)]
+    else:
+        draft.wake(draft.memory.not_before)
+
+
+def _owes_a_worker(pool: PoolView, zygote: Zygote, now: float) -> bool:
+    """A worker that was asked for long ago never showed: a fork handler of the application hangs, perhaps."""
+    return any(
+        not worker.pid and worker.generation == zygote.generation and now >= worker.forked + pool.boot_timeout
+        for worker in pool.workers
+    )
 
 
 def _size(draft: _Draft, snapshot: Snapshot) -> None:
@@ -135,6 +157,8 @@ def _size(draft: _Draft, snapshot: Snapshot) -> None:
     if snapshot.phase is Phase.SERVING:
         leaving = {worker.slot for worker in scaling.surplus(pool, size)} | scaling.deserters(pool)
         draft.actions += [Retire(pool.name, slot) for slot in sorted(leaving)]
+        if leaving:
+            draft.wake(now)  # they are reminded, and replaced, by the next plan
     if missing <= 0 or pool.zygote is None or pool.zygote.state is not ZygoteState.READY or pool.zygote.unfit:
         return
     if now < draft.memory.not_before:

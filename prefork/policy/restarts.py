@@ -2,7 +2,8 @@
 
 A worker or zygote that ends before it was ready, or so soon after that it cannot have been of use, is a failed
 start. The first failure costs nothing (a stray kill is not a crash loop), from the second on the wait doubles up to
-half a minute. One start that lasts ends the series, as in Erlang's restart intensity.
+half a minute. One start that lasts ends the series, as in Erlang's restart intensity. Ends that come while a wait is
+on belong to starts from before it and lengthen nothing: thirty workers killed at one stroke are no long series.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ def after_end(memory: PoolMemory, ready: float | None, now: float) -> PoolMemory
     """A process that was ready since ``ready`` (None: never) has ended."""
     if ready is not None and now - ready >= USEFUL_LIFE:
         return replace(memory, failures=0, not_before=0.0)
+    if now < memory.not_before:
+        return memory
     wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(memory.failures - 1, 16)) if memory.failures else 0.0
-    return replace(memory, failures=memory.failures + 1, not_before=max(memory.not_before, now + wait))
+    return replace(memory, failures=memory.failures + 1, not_before=now + wait)
 
 
 def after_use(memory: PoolMemory) -> PoolMemory:

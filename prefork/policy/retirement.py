@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from prefork.policy import scaling
 from prefork.policy.model import (
     IDLE,
     STOPPED_AT_ONCE,
@@ -42,7 +43,7 @@ def step_down(pool: PoolView, worker: Worker, snapshot: Snapshot) -> tuple[tuple
     now = snapshot.now
     if snapshot.phase is Phase.KILLING:
         return (Kill(pool.name, worker.slot, STOPPED_AT_ONCE),), now + _LAST_REMINDER
-    if worker.ready is None and snapshot.phase is Phase.DRAINING:
+    if worker.ready is None and snapshot.phase is Phase.DRAINING and scaling.desired(pool, snapshot) == 0:
         return (Kill(pool.name, worker.slot, "stopped while loading the application"),), now + _LAST_REMINDER
     if worker.terminated is not None:
         due = worker.terminated + TERMINATE_TO_KILL

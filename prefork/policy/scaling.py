@@ -25,8 +25,8 @@ def desired(pool: PoolView, snapshot: Snapshot) -> int:
     """How many active workers the pool should have now."""
     match snapshot.phase:
         case Phase.BOOTING:
-            # A zygote without the application is not proof that it can be loaded: one worker has to show it.
-            return 0 if pool.verified else 1
+            # A zygote without the application is no proof that it can be loaded: one worker has to show it first.
+            return pool.max_children if pool.verified else 1
         case Phase.SERVING:
             return pool.max_children
         case Phase.DRAINING if not pool.inherited and snapshot.now < snapshot.phase_since + pool.graceful_timeout:

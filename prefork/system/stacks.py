@@ -18,8 +18,10 @@ from typing import Final
 
 __all__ = ["open_page", "read_page", "watched_import"]
 
-_SHARE: Final = 0.9
+_SHARE: Final = 0.8
 """The share of the time limit after which the stack is written."""
+
+_SOONEST: Final = 0.001  # faulthandler wants more than nothing
 
 _MOST: Final = 32 * 1024
 
@@ -37,7 +39,7 @@ def open_page() -> int:
 @contextlib.contextmanager
 def watched_import(page: int, limit: float) -> Iterator[None]:
     """Write the stacks of this process to ``page`` if the block lasts nearly ``limit`` seconds."""
-    faulthandler.dump_traceback_later(limit * _SHARE, file=page)
+    faulthandler.dump_traceback_later(max(_SOONEST, limit * _SHARE), file=page)
     try:
         yield
     finally:
