@@ -86,8 +86,9 @@ BROKEN: Final = b"\xff\x00\x00\x00\x00\x00\x00\x00"
 _HEADER: Final = struct.Struct(">BBHHBx")
 _BEGIN: Final = struct.Struct(">HB5x")
 _END: Final = struct.Struct(">IB3x")
-# Empty STDOUT, END_REQUEST with its body; what ends a response.
-_ENDING: Final = struct.Struct(">BBHHBx BBHHBx IB3x")
+# What ends a response of request 1: an empty STDOUT and END_REQUEST; then an empty STDERR.
+_ENDING_1: Final = b"\x01\x06\x00\x01\x00\x00\x00\x00\x01\x03\x00\x01\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+_ENDING_1_KEEP: Final = _ENDING_1 + b"\x01\x07\x00\x01\x00\x00\x00\x00"
 
 _LONG_LENGTH: Final = 0x80  # the first of four length bytes has this bit set (section 3.4)
 
@@ -130,9 +131,9 @@ def ending(identifier: int, keep_connection: bool) -> bytes:
     For a peer that may keep the connection an empty STDERR record follows END_REQUEST: nginx then does not put the
     connection into its cache but closes it, so that no later request is sent into a connection that we close.
     """
-    end = _ENDING.pack(
-        VERSION, STDOUT, identifier, 0, 0, VERSION, END_REQUEST, identifier, _END.size, 0, 0, REQUEST_COMPLETE
-    )
+    if identifier == 1:  # every server but HAProxy uses no other
+        return _ENDING_1_KEEP if keep_connection else _ENDING_1
+    end = encode_header(STDOUT, identifier, 0) + encode_end_request(identifier, REQUEST_COMPLETE)
     return end + encode_header(STDERR, identifier, 0) if keep_connection else end
 
 

@@ -32,6 +32,7 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 
 # Below 10^18: fits 64 bits, and far below the digits where int() itself refuses (sys.int_info).
 _MAX_LENGTH_DIGITS: Final = 18
 
+_DROPPED: Final = ("HTTP_PROXY", "HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE")
 _UNAMBIGUOUS: Final = frozenset(("CONTENT_LENGTH", "REQUEST_METHOD", "SCRIPT_NAME"))
 
 UNKNOWN_LENGTH: Final = -1
@@ -80,12 +81,12 @@ def finish(environ: dict[str, Any]) -> Request:
     method = environ.get("REQUEST_METHOD", "")
     if method not in _KNOWN_METHODS and _TOKEN.fullmatch(method) is None:
         raise ProtocolError(f"REQUEST_METHOD must be a token (RFC 9110), found {method[:80]!r}")
-    environ.pop("HTTP_PROXY", None)
-    environ.pop("HTTP_CONTENT_LENGTH", None)
-    environ.pop("HTTP_CONTENT_TYPE", None)
+    for name in _DROPPED:
+        environ.pop(name, None)
     _finish_path(environ)
     scheme = "http"
-    if environ.get("REQUEST_SCHEME") == "https" or environ.get("HTTPS", "").lower() in ("on", "1"):
+    https = environ.get("HTTPS")
+    if environ.get("REQUEST_SCHEME") == "https" or (https and https.lower() in ("on", "1")):
         scheme = "https"
     if not environ.get("SERVER_NAME"):
         environ["SERVER_NAME"] = "localhost"

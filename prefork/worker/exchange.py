@@ -30,7 +30,7 @@ from prefork.protocol.request import Request
 from prefork.system.scoreboard import Slot
 from prefork.worker.connection import Connection, Peer
 from prefork.worker.stream import Errors, FileWrapper, Input
-from prefork.worker.transfer import Transfer
+from prefork.worker.transfer import BodyLimits, Transfer
 from prefork.worker.wsgi import Response, close_result
 
 __all__ = ["Exchange", "Limits"]
@@ -65,6 +65,7 @@ class Exchange:
         self._logger = logger
         self._limits = limits
         self._head_limits = fastcgi.HeadLimits(limits.max_header_size, limits.max_header_count, limits.max_connections)
+        self._body_limits = BodyLimits(limits.max_body_size, limits.body_timeout)
         self._errors = Errors(logger)
         self._connections: dict[int, Connection] = {}
         self._connection: Connection | None = None
@@ -197,15 +198,18 @@ class Exchange:
 
     def _answer(self, connection: Connection, reader: fastcgi.Reader, request: Request) -> bool:
         """Answer one request; whether the peer may send another on this connection."""
-        limits = self._limits
         self._slot.begin(RUNNING, request.method, request.uri, time.monotonic())
         self._count += 1
-        request_id = f"{self._id_prefix}{self._count:x}"
+        request_id = self._id_prefix + str(self._count)
         self._errors.begin(request_id)
-        transfer = Transfer(connection, reader, request, self._errors, limits.max_body_size, limits.body_timeout)
-        if limits.max_body_size is not None and request.content_length > limits.max_body_size:
+        transfer = Transfer(connection, reader, self._errors, self._body_limits, request.content_length)
+        if request.content_length > self._body_limits.max_size >= 0:
             self._logger.warning(
-                "body_too_large", size=request.content_length, max_body_size=limits.max_body_size, uri=request.uri
+                "body_too_large",
+                size=request.content_length,
+                max_body_size=self._limits.max_body_size,
+                uri=request.uri,
+                request_id=request_id,
             )
             _send_plain(connection, reader, 413)
             transfer.drain()

@@ -8,11 +8,14 @@ connection between the proxy and its client.
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import Any, Final
 
-__all__ = ["ORDINARY", "check_length", "check_name", "check_status", "check_value"]
+__all__ = ["check_fields", "check_status"]
 
 _STATUS: Final = re.compile(r"[2-9][0-9][0-9](?: [^\x00\r\n]*)?")
+# The usual ones need no look at their letters.
+_USUAL_STATUSES: Final = frozenset(f"{status.value} {status.phrase}" for status in HTTPStatus if status >= 200)
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 
 # RFC 9110 section 7.6.1 and PEP 3333 "Other HTTP Features"; Status is CGI's (RFC 3875 section 6.3.3).
@@ -32,7 +35,7 @@ _FORBIDDEN: Final = frozenset(
     )
 )
 # The fields that nearly every response is made of need no look at their letters.
-ORDINARY: Final = frozenset(
+_ORDINARY: Final = frozenset(
     (
         "Accept-Ranges",
         "Allow",
@@ -71,9 +74,37 @@ def check_status(status: Any) -> str:
     """The status, if it is one."""
     if not isinstance(status, str):
         raise TypeError(f"the status must be a str like '200 OK', found {type(status).__name__}")
-    if _STATUS.fullmatch(status) is None or not _is_latin(status):
+    if status not in _USUAL_STATUSES and (_STATUS.fullmatch(status) is None or not _is_latin(status)):
         raise ValueError(f"the status must be a final one like '200 OK', found {status[:80]!r}")
     return status
+
+
+def check_fields(headers: Any, *, may_have_length: bool) -> tuple[str, int]:
+    """The header lines, each ending in CR LF, and what Content-Length says (-1: there is none).
+
+    With ``may_have_length=False`` Content-Length is left out (RFC 9110 section 8.6: never with 204).
+    """
+    if type(headers) is not list:
+        headers = list(headers)
+    length = -1
+    lines: list[str] = []
+    for name, value in headers:
+        if name not in _ORDINARY and (name == "Content-Length" or _check_name(name)):
+            _check_value(name, value)
+            repeated = length >= 0
+            length = _check_length(value, length)
+            if repeated or not may_have_length:
+                continue
+        elif type(value) is not str:
+            _check_value(name, value)
+        lines.append(f"{name}: {value}\r\n")
+    text = "".join(lines)
+    # Three searches of the whole instead of three of every value; names are clean already.
+    if text.count("\r") != len(lines) or text.count("\n") != len(lines) or "\0" in text or not _is_latin(text):
+        for name, value in headers:
+            _check_value(name, value)
+        raise ValueError("a header changes its value while it is looked at")
+    return text, length if may_have_length else -1
 
 
 def _is_latin(text: str) -> bool:
@@ -86,7 +117,7 @@ def _is_latin(text: str) -> bool:
     return True
 
 
-def check_name(name: Any) -> bool:
+def _check_name(name: Any) -> bool:
     """Whether this field is Content-Length; an exception if it is none that an application may set."""
     if not isinstance(name, str):
         raise TypeError(f"a header's name must be a str, found {type(name).__name__} ({name!r:.80})")
@@ -98,7 +129,7 @@ def check_name(name: Any) -> bool:
     return lower == "content-length"
 
 
-def check_value(name: str, value: Any) -> None:
+def _check_value(name: str, value: Any) -> None:
     """An exception unless this value may be sent."""
     if not isinstance(value, str):
         raise TypeError(f"the header {name} must be a str, found {type(value).__name__} ({value!r:.80})")
@@ -108,7 +139,7 @@ def check_value(name: str, value: Any) -> None:
         raise ValueError(f"the header {name} contains characters outside latin-1 (PEP 3333): {value[:80]!r}")
 
 
-def check_length(value: str, known: int) -> int:
+def _check_length(value: str, known: int) -> int:
     """The number that Content-Length says; ``known`` is what it said before, or -1."""
     if not (value.isascii() and value.isdigit() and len(value) <= 18):
         raise ValueError(f"the header Content-Length must be a decimal number, found {value[:80]!r}")

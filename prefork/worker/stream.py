@@ -32,10 +32,11 @@ class Input:
     ever. A body that ends too early raises `prefork.ClientDisconnected`, an OSError.
     """
 
+    _data: bytes = b""
+    _offset: int = 0
+
     def __init__(self, source: Body) -> None:
         self._source: Body | None = source
-        self._data = b""
-        self._offset = 0
 
     def finish(self) -> None:
         """The request is over: what was not read is not to be had any more."""
@@ -129,7 +130,8 @@ class Errors:
     def begin(self, request_id: str) -> None:
         """A request begins."""
         self.request_id = request_id
-        self.discard()
+        if self.pending:
+            self.discard()
 
     def write(self, text: str) -> int:
         """Log every line that is complete; keep the text for the proxy as well."""

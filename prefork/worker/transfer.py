@@ -12,13 +12,21 @@ from typing import Final, final
 
 from prefork.errors import ClientDisconnected, ProtocolError
 from prefork.protocol import fastcgi, fastcgi_records
-from prefork.protocol.request import Request
 from prefork.worker.connection import DRAIN_BYTES, DRAIN_SECONDS, Connection
 from prefork.worker.stream import Errors
 
-__all__ = ["Transfer"]
+__all__ = ["BodyLimits", "Transfer"]
 
 _LOOK_EVERY: Final = 0.1  # seconds between two looks for an ABORT while a response streams
+
+
+@final
+class BodyLimits:
+    """How large a request's body may be (bytes; -1: any size), and how long a piece of it may take (seconds)."""
+
+    def __init__(self, max_size: int | None, timeout: float) -> None:
+        self.max_size = -1 if max_size is None else max_size
+        self.timeout = timeout
 
 
 @final
@@ -29,33 +37,27 @@ class Transfer:
     slow), 0 as long as it was not.
     """
 
+    started: bool = False  # some of the response has been sent
+    complete: bool = False  # all of it has
+    broken: bool = False  # its end says that it is not complete
+    aborted: bool = False
+    gone: bool = False
+    interrupted: bool = False  # the application was told of a client that left or was cut off
+    refusal: int = 0
+    surplus: int = 0  # bytes of body beyond CONTENT_LENGTH, cut off
+    _received: int = 0
+    _malformed: bool = False
+    _held: bytes = b""
+    _next_look: float = 0.0
+
     def __init__(
-        self,
-        connection: Connection,
-        reader: fastcgi.Reader,
-        request: Request,
-        errors: Errors,
-        max_body_size: int | None,
-        body_timeout: float,
+        self, connection: Connection, reader: fastcgi.Reader, errors: Errors, body: BodyLimits, length: int
     ) -> None:
         self.connection = connection
-        self.started = False  # some of the response has been sent
-        self.complete = False  # all of it has
-        self.broken = False  # the end of it says that it is not complete
-        self.aborted = False
-        self.gone = False
-        self.refusal = 0
-        self.interrupted = False  # the application was told of a client that left or was cut off
-        self.surplus = 0  # bytes of body beyond CONTENT_LENGTH, cut off
         self._reader = reader
         self._errors = errors
-        self._length = request.content_length
-        self._received = 0
-        self._limit = -1 if max_body_size is None else max_body_size
-        self._body_timeout = body_timeout
-        self._malformed = False
-        self._held = b""
-        self._next_look = 0.0
+        self._limits = body
+        self._length = length
 
     # -- the body
 
@@ -73,8 +75,8 @@ class Transfer:
             self.surplus += self._received - self._length
             piece = piece[: len(piece) - (self._received - self._length)]
             self._received = self._length
-        if self._received > self._limit >= 0:
-            raise self._cut_off(413, f"the request's body has more than {self._limit} bytes (max_body_size)")
+        if self._received > self._limits.max_size >= 0:
+            raise self._cut_off(413, f"the request's body has more than {self._limits.max_size} bytes (max_body_size)")
         return piece
 
     def _next_piece(self) -> bytes:
@@ -91,7 +93,7 @@ class Transfer:
                         400, f"the request's body ended after {self._received} of {self._length} bytes (CONTENT_LENGTH)"
                     )
                 return b""
-            self.connection.allow(self._body_timeout)
+            self.connection.allow(self._limits.timeout)
             self._feed()
 
     def _next_event(self) -> int:
@@ -212,7 +214,7 @@ class Transfer:
             if not self.gone:
                 connection.swallow()
             return
-        if self.skip_body():
+        if self._reader.body_ended or self.skip_body():
             return
         connection.shut_output()
         connection.allow(DRAIN_SECONDS)

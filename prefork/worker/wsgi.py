@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from prefork.protocol.fastcgi import encode_head
-from prefork.worker.headers import ORDINARY, check_length, check_name, check_status, check_value
+from prefork.worker.headers import check_fields, check_status
 from prefork.worker.stream import FileWrapper
 from prefork.worker.transfer import Transfer
 
@@ -38,17 +38,16 @@ class Response:
     ``complaint`` says, for the log, how it differs from its Content-Length; empty if it does not.
     """
 
+    complaint: str = ""
+    _status: str = ""  # empty until start_response is called
+    _fields: str = ""
+    _length: int = -1  # as declared; -1 if not
+    _sent: int = 0
+    _bodiless: bool = False
+
     def __init__(self, transfer: Transfer, method: str) -> None:
-        self.complaint = ""
         self._transfer = transfer
         self._is_head = method == "HEAD"
-        self._has_status = False
-        self._status = ""
-        self._fields = ""
-        self._length = -1  # as declared; -1 if not
-        self._sent = 0
-        self._bodiless = False
-        self._streams = False
 
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333's ``start_response``; the headers are taken as they are now."""
@@ -58,26 +57,15 @@ class Response:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # a cycle through the traceback's frames
-        elif self._has_status:
+        elif self._status:
             raise AssertionError("start_response() was called a second time without exc_info (PEP 3333)")
         text = check_status(status)
         code = text[:3]
-        length = -1
-        fields: list[str] = []
-        for name, value in headers:
-            is_length = name not in ORDINARY and check_name(name)
-            check_value(name, value)
-            if is_length:
-                repeated = length >= 0
-                length = check_length(value, length)
-                if repeated or code == "204":  # RFC 9110 section 8.6: never with 204
-                    continue
-            fields.append(f"{name}: {value}\r\n")
+        fields, length = check_fields(headers, may_have_length=code != "204")
         self._status = text
-        self._fields = "".join(fields)
+        self._fields = fields
         self._bodiless = self._is_head or code in _NO_LENGTH
-        self._length = -1 if code == "204" else length
-        self._has_status = True
+        self._length = length
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -108,7 +96,7 @@ class Response:
             self._send_each(result)
 
     def _head(self) -> bytes:
-        if not self._has_status:
+        if not self._status:
             raise AssertionError("the application sends a response without having called start_response() (PEP 3333)")
         return encode_head(self._status, self._fields)
 
@@ -125,7 +113,7 @@ class Response:
                 _check_chunk(chunk, len(pieces))
             pieces.append(chunk)
             size += len(chunk)
-        if self._length < 0 and self._has_status and (size or not self._is_head) and self._status[:3] not in _NO_LENGTH:
+        if self._length < 0 and self._status and (size or not self._is_head) and self._status[:3] not in _NO_LENGTH:
             self._declare(size)
         if self._bodiless:
             head = self._head()
@@ -219,7 +207,7 @@ class Response:
         if not stat.S_ISREG(status.st_mode) or count <= 0:
             return False
         if self._length < 0:
-            if self._has_status:
+            if self._status:
                 self._declare(count)
         elif count < self._length:
             return False
@@ -240,6 +228,9 @@ def _check_chunk(chunk: Any, index: int) -> None:
 
 def close_result(result: Any) -> None:
     """Call the ``close()`` of what the application returned, if it has one."""
+    kind = type(result)
+    if kind is list or kind is tuple or kind is bytes:
+        return  # the usual ones have none, and an attribute that is not there takes longest to find
     close = getattr(result, "close", None)
     if close is not None:
         close()
