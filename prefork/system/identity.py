@@ -145,11 +145,6 @@ def check_readable(identity: Identity | None, path: str, what: str) -> None:
         wanted = READ  # what is on the way will tell more
     try:
         refusal = first_refusal(whole, person, wanted)
-    except PermissionError as problem:
-        me = user_name(os.geteuid())
-        raise PermissionProblem(
-            f"{what} {path} cannot be looked at: {problem.filename} is hidden from {me} ({problem.strerror})"
-        ) from None
     except OSError as problem:
         raise ConfigurationError(f"{what} {path} cannot be used: {problem.filename}: {problem.strerror}") from None
     if refusal is None:

@@ -19,7 +19,7 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-from prefork.errors import ConfigurationError, PreforkError
+from prefork.errors import ConfigurationError, PermissionProblem, PreforkError
 from prefork.system.address import Address, AddressKind, parse_address
 from prefork.system.birth import Access, Birthmark, bind_path
 from prefork.system.handover import adopt
@@ -99,7 +99,7 @@ class Listener:
         """Bind and listen: from here clients queue. An inherited socket does already."""
         if self.inherited:
             return
-        if self.path is not None:
+        if self.path is not None and self._lock is not None:
             self._socket, self._birthmark = bind_path(self.path, self.access)
         if self._socket is None:
             raise PreforkError(f"the socket {self} was closed")
@@ -133,18 +133,18 @@ class Listener:
             self._lock = None
 
     def _claim(self) -> None:
-        match self.address.kind:
-            case AddressKind.INHERITED:
-                self._socket = adopt(self.address.descriptor)
-                name = self._socket.getsockname()
-                self.path = name if isinstance(name, str) and name.startswith("/") else None
-            case AddressKind.ABSTRACT:
-                self._socket = _claim_name(self.address.name)
-            case AddressKind.PATH:
-                self.path = os.path.join(os.getcwd(), self.address.name)
-                check_place(self.path)
-                self._lock = PathLock(self.path)
-                clear_path(self.path)
+        if self.inherited:
+            self._socket = adopt(self.address.descriptor)
+            name = self._socket.getsockname()  # bytes if abstract, empty if unnamed
+            self.path = name if isinstance(name, str) and name.startswith("/") else None
+        elif self.address.kind is AddressKind.ABSTRACT:
+            check_length(self.address.name, "abstract name")
+            self._socket = _claim_name(self.address.name)
+        else:
+            self.path = os.path.join(os.getcwd(), self.address.name)
+            check_place(self.path)
+            self._lock = PathLock(self.path)
+            clear_path(self.path)
 
     def _unlink(self) -> None:
         if self._birthmark is not None:
@@ -154,7 +154,6 @@ class Listener:
 
 def _claim_name(name: str) -> socket.socket:
     """An abstract name, bound but not yet listening: by connecting, nobody can tell it from a free one."""
-    check_length(name, "abstract name")
     address = "\0" + name
     patience = Patience()
     while True:
@@ -165,7 +164,7 @@ def _claim_name(name: str) -> socket.socket:
         except OSError as problem:
             claimed.close()
             if problem.errno != errno.EADDRINUSE:
-                raise ConfigurationError(f"@{name} cannot be bound: {problem.strerror}") from problem
+                raise PermissionProblem(f"the socket @{name} cannot be made: {problem}") from problem
         finding = probe(address)
         if finding.found is not Found.LIVE:
             finding = Finding(Found.LIVE, 0)  # bound and not listening: a server that is being born

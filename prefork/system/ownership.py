@@ -108,8 +108,8 @@ def _open_lock_file(path: str, socket_path: str) -> int:
             f"as {owner}. Start as that user, or, if none runs any more, remove the file"
         ) from None
     except OSError as problem:
-        hint = "it is a symbolic link" if problem.errno == errno.ELOOP else problem.strerror
-        raise ConfigurationError(f"the lock file {path} cannot be opened: {hint}; remove it") from None
+        mend = "; it is no plain file: remove it" if problem.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO) else ""
+        raise ConfigurationError(f"the lock file {path} cannot be opened: {problem.strerror}{mend}") from None
 
 
 def _check_lock_file(path: str, descriptor: int) -> None:

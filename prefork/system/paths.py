@@ -150,6 +150,11 @@ def _read_acl(step: Step) -> tuple[tuple[int, int, int], ...]:
         raw = os.getxattr(step.path, _ACL_ATTRIBUTE, follow_symlinks=False)
     except OSError:
         return ()  # ENODATA, ENOTSUP: the mode is all there is
+    return _parse_acl(raw)
+
+
+def _parse_acl(raw: bytes) -> tuple[tuple[int, int, int], ...]:
+    """The entries of an ACL; none where the form is one that we do not know."""
     if len(raw) < _ACL_HEADER.size or _ACL_HEADER.unpack_from(raw)[0] != _ACL_VERSION:
         return ()
     entries = raw[_ACL_HEADER.size :]

@@ -103,10 +103,9 @@ def clear_path(path: str) -> None:
             return
         _check_socket(path, status)
         finding = probe(path)
-        if finding.found is Found.NOTHING:
-            return
         if finding.found is Found.DEAD:
             _remove(path, status)
+        if finding.found is not Found.LIVE:
             return
         if not is_orphan(finding) or not patience.wait():
             raise in_use(path, finding)

@@ -90,14 +90,17 @@ def diagnose(path: str, access: Access | None = None, workers: Iterable[NginxWor
 
     With ``access``, to one that is yet to be made there. ``workers`` are those of all the nginx that run, unless given.
     """
+    workers = list(find_workers() if workers is None else workers)
     try:
-        target = _look(path) if access is None else _foresee(path, access)
+        return _diagnose(_look(path) if access is None else _foresee(path, access), workers)
     except OSError as problem:
         return Verdict(Reach.UNKNOWN, f"whether nginx can connect is unknown: {problem.filename}: {problem.strerror}")
-    workers = list(find_workers() if workers is None else workers)
+
+
+def _diagnose(target: _Socket, workers: list[NginxWorker]) -> Verdict:
     near = [worker for worker in workers if _shares_root(worker.pid)]
     if not near:
-        return _without_nginx(target, workers)
+        return _without_nginx(target, workers, _USUAL_USERS)
     verdicts = [_judge(target, str(worker), worker.person, worker.gid, worker.pid) for worker in near]
     # Several servers may run here; one that gets through is the one this socket is for.
     return min(verdicts, key=lambda verdict: (Reach.OK, Reach.BLOCKED, Reach.UNKNOWN).index(verdict.reach))
@@ -106,16 +109,20 @@ def diagnose(path: str, access: Access | None = None, workers: Iterable[NginxWor
 def find_workers() -> Iterator[NginxWorker]:
     """Worker processes of nginx, as far as /proc shows them, without those that are shutting down."""
     for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            if _read(name, "comm").rstrip(b"\n") != _COMM:
-                continue
-            title = _read(name, "cmdline")
-            if title.startswith(_TITLE) and not title.startswith(_LEAVING):
-                yield _read_worker(int(name))
-        except (OSError, KeyError):
-            continue  # gone, or hidden (hidepid)
+        if name.isdigit() and (worker := _recognise(name)) is not None:
+            yield worker
+
+
+def _recognise(pid: str) -> NginxWorker | None:
+    try:
+        if _read(pid, "comm").rstrip(b"\n") != _COMM:
+            return None
+        title = _read(pid, "cmdline")
+        if not title.startswith(_TITLE) or title.startswith(_LEAVING):
+            return None
+        return _read_worker(int(pid))
+    except (OSError, KeyError):
+        return None  # gone, or hidden (hidepid)
 
 
 def _read(pid: str, name: str) -> bytes:
@@ -145,12 +152,7 @@ def _foresee(path: str, access: Access) -> _Socket:
 
 def _judge(target: _Socket, who: str, person: Person, gid: int, pid: int | None) -> Verdict:
     directory = os.path.dirname(target.path)
-    try:
-        refusal = first_refusal(directory, person, ENTER)
-    except OSError as problem:
-        return Verdict(
-            Reach.UNKNOWN, f"whether {who} can reach {target.path} is unknown: {problem.filename}: {problem.strerror}"
-        )
+    refusal = first_refusal(directory, person, ENTER)
     if refusal is not None:
         status = refusal.status
         looks = f"mode {stat.S_IMODE(status.st_mode):04o}, {user_name(status.st_uid)}:{group_name(status.st_gid)}"
@@ -185,13 +187,13 @@ def _admission(target: _Socket, person: Person, gid: int) -> str:
     return f"{mend}; or {joins} and restart nginx, whose workers take their groups when they start"
 
 
-def _without_nginx(target: _Socket, elsewhere: list[NginxWorker]) -> Verdict:
+def _without_nginx(target: _Socket, elsewhere: list[NginxWorker], users: tuple[str, ...]) -> Verdict:
     """Nobody to ask: what the distribution's user for nginx could do."""
     if elsewhere:
         reason = f"{elsewhere[0]} has another root directory, a container's perhaps (pid {elsewhere[0].pid})"
     else:
         reason = "no worker process of nginx is to be seen"
-    for name in _USUAL_USERS:
+    for name in users:
         try:
             entry = pwd.getpwnam(name)
         except KeyError:

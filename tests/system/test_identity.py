@@ -14,6 +14,7 @@ from apart import NOBODY, run_apart
 from prefork.errors import ConfigurationError, PermissionProblem
 from prefork.system.identity import (
     Identity,
+    _prove,
     check_readable,
     find_group,
     find_user,
@@ -133,6 +134,12 @@ def test_become_without_privilege_says_what_is_needed() -> None:
     answer = run_apart(script, user=NOBODY if os.geteuid() == 0 else None)
     assert answer.startswith("PermissionProblem cannot become user daemon (uid 1, gid 1): Operation not permitted;")
     assert "CAP_SETUID" in answer
+
+
+def test_an_identity_that_was_not_taken_on_is_noticed() -> None:
+    """What the kernel says afterwards counts, not that no call failed."""
+    with pytest.raises(PermissionProblem, match=r"asked to become .*4711.*, the kernel made it"):
+        _prove(Identity(4711, 4711, (4711,), "4711", "4711"))
 
 
 STRANGER = Identity(NO_ENTRY, NO_ENTRY, (NO_ENTRY,), str(NO_ENTRY), str(NO_ENTRY))

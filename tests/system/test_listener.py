@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from apart import living, run_apart
-from prefork.errors import AddressInUse, ConfigurationError, PreforkError
-from prefork.system.listener import Listener, parse_address
+from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem, PreforkError
+from prefork.system.listener import Listener, _claim_name, parse_address
 from prefork.system.sockdiag import QueueReading, SocketDiagnosis
 
 CLAIM = """
@@ -165,6 +165,16 @@ def test_a_closed_listener_unlinks_nothing(claim: Claim, path: str) -> None:
         listener.fileno()
 
 
+def test_what_was_closed_is_not_opened(claim: Claim, path: str, name: str) -> None:
+    """Without its claim a listener would be a thief."""
+    for text in (path, name):
+        listener = claim(text)
+        listener.close()
+        with pytest.raises(PreforkError, match="was closed"):
+            listener.open()
+    assert not os.path.lexists(path)
+
+
 def test_start_stop_start_on_the_same_path(claim: Claim, path: str) -> None:
     """A stop leaves nothing in the way of the next start."""
     for _ in range(3):
@@ -257,6 +267,12 @@ def test_over_long_names_are_refused(claim: Claim, folder: Path) -> None:
     claim("@" + "x" * 107)
 
 
+def test_what_the_kernel_says_of_a_name_is_passed_on() -> None:
+    """Besides "taken", which is looked into."""
+    with pytest.raises(PermissionProblem, match="cannot be made: AF_UNIX path too long"):
+        _claim_name("x" * 200)
+
+
 @pytest.mark.parametrize("backlog", [0, -1])
 def test_a_backlog_that_admits_nobody_is_refused(claim: Claim, path: str, backlog: int) -> None:
     """Zero and less are no queue."""
@@ -345,3 +361,11 @@ def test_an_inherited_socket_is_used_and_left_as_it_is(claim: Claim, path: str) 
         client = connect(path)
         giver.accept()[0].close()
         client.close()
+
+
+def test_an_inherited_abstract_socket_has_no_path(claim: Claim, name: str) -> None:
+    """There is nothing in the file system to judge."""
+    with socket.socket(socket.AF_UNIX) as giver:
+        giver.bind("\0" + name[1:])
+        giver.listen(3)
+        assert claim(f"fd://{os.dup(giver.fileno())}").path is None

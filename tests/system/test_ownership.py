@@ -111,6 +111,18 @@ def test_what_is_no_plain_file_is_refused_and_untouched(folder: Path, path: str,
     assert not (folder / "nowhere").exists()
 
 
+def test_a_file_that_cannot_be_locked_is_explained(lock: PathLock, path: str) -> None:
+    """Whatever lockf(3) says besides "taken": here, that the descriptor is not writable."""
+    ours = lock.descriptor
+    lock.descriptor = os.open("/dev/null", os.O_RDONLY)
+    try:
+        with pytest.raises(ConfigurationError, match=r"cannot be locked .*: put the socket on a local file system"):
+            lock._take(path)
+    finally:
+        os.close(lock.descriptor)
+        lock.descriptor = ours
+
+
 @pytest.mark.root
 def test_a_lock_file_of_another_user_is_explained(folder: Path, path: str) -> None:
     """A user who may not open it learns whose it is, and what to do."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apart import NOBODY, run_apart
-from prefork.system.paths import ENTER, READ, WRITE, Person, Step, first_refusal, walk
+from prefork.system.paths import ENTER, READ, WRITE, Person, Step, _parse_acl, first_refusal, walk
 
 OWNER = Person(1000, frozenset({1000}))
 MEMBER = Person(2000, frozenset({2000, 50}))
@@ -87,6 +87,13 @@ def test_a_real_acl_is_read(folder: Path) -> None:
     assert OTHER.may(step, ENTER)
     assert not OTHER.may(step, READ)
     assert not Person(3001, frozenset({3001})).may(step, ENTER)
+
+
+def test_an_acl_of_another_form_is_none() -> None:
+    """Cut, of another version, or with a rest: what is understood is used, the mode is the fallback."""
+    assert _parse_acl(b"\2\0") == ()
+    assert _parse_acl(struct.pack("<IHHI", 3, 1, 7, 0)) == ()
+    assert _parse_acl(struct.pack("<IHHI", 2, 1, 7, 0) + b"rest") == ((1, 7, 0),)
 
 
 def test_a_way_is_walked_through_its_links(folder: Path) -> None:

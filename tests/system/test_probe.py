@@ -16,11 +16,14 @@ from prefork.system.probe import Finding, Found, clear_path, describe_pid, find_
 
 # A server whose starter has gone, as after kill -9 of a master: the child holds the listener.
 ORPHAN = """
+import select
+starter = os.pidfd_open(os.getpid())
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen(int(sys.argv[2]))
 if os.fork():
     os._exit(0)
+select.select([starter], [], [])
 ready(str(os.getpid()))
 {}
 """
@@ -220,3 +223,35 @@ def test_a_path_that_leads_nowhere_is_our_error(folder: Path) -> None:
     (folder / "file").touch()
     with pytest.raises(ConfigurationError, match="cannot be probed: Not a directory"):
         probe(str(folder / "file" / "x"))
+
+
+@pytest.mark.root
+def test_another_users_server_may_be_hidden(path: str) -> None:
+    """An ordinary user cannot look into root's processes: unknown, and said so."""
+    with living(SERVE, path, "0"), socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        os.chmod(path, 0o666)
+        answer = run_apart("from prefork.system.probe import *\nclear_path(sys.argv[1])", path, user=NOBODY)
+    assert answer.startswith(f"AddressInUse {path} is in use by a live server, pid unknown")
+
+
+def test_a_socket_that_vanishes_under_the_probe_is_nothing(path: str) -> None:
+    """Between lstat and connect: a path that leads to nothing any more is a free one."""
+    leave_dead(path)
+    os.rename(path, path + ".aside")
+    os.symlink("gone", path)
+    assert probe(path) == Finding(Found.NOTHING)
+
+
+def test_without_descriptors_nothing_is_claimed_to_be_known() -> None:
+    """What /proc cannot be asked counts as alive and as nobody's."""
+    script = (
+        "import resource\n"
+        "from prefork.system import probe, listener, sockdiag\n"
+        "before = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))\n"
+        "print(probe._runs(1), probe.find_listener_pid('@x'), listener._clamp(2**31 - 1), end=' ')\n"
+        "print(sockdiag.SocketDiagnosis().queue(1))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, before)\n"
+    )
+    assert run_apart(script) == "True None (2147483647, ()) None"

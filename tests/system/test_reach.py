@@ -17,7 +17,16 @@ from harness.processes import children, wait_until
 from prefork.system.birth import Access
 from prefork.system.identity import user_name
 from prefork.system.paths import Person
-from prefork.system.reach import NginxWorker, Reach, Verdict, diagnose, find_workers
+from prefork.system.reach import (
+    NginxWorker,
+    Reach,
+    Verdict,
+    _recognise,
+    _Socket,
+    _without_nginx,
+    diagnose,
+    find_workers,
+)
 
 STRANGER = 3_000_222
 CONNECT = "client = socket.socket(socket.AF_UNIX)\nprint(client.connect_ex(sys.argv[1]))"
@@ -128,6 +137,36 @@ def test_without_nginx_the_usual_user_is_judged(path: str) -> None:
     assert verdict.reach is Reach.UNKNOWN
     assert verdict.sentence.startswith("no worker process of nginx is to be seen; the ")
     assert "(mode 0660, " in verdict.sentence
+
+
+def test_without_any_usual_user_the_facts_are_told(path: str) -> None:
+    """No name is guessed."""
+    target = _Socket(path, 0o660, 5, 77, None)
+    verdict = _without_nginx(target, [], ("no-such-user",))
+    assert verdict.reach is Reach.UNKNOWN
+    assert verdict.sentence.endswith(f"the socket {path} has mode 0660, {user_name(5)}:77")
+
+
+def test_processes_that_are_gone_or_others_are_no_workers() -> None:
+    """A pid that is free, and ourselves."""
+    gone = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitpid(gone, 0)
+    assert _recognise(str(gone)) is None
+    assert _recognise(str(os.getpid())) is None
+
+
+@pytest.mark.root
+def test_an_ordinary_user_is_told_to_join_the_group(folder: Path, path: str) -> None:
+    """Only a member can give the socket to nginx's group; what /proc hides of nginx is taken for granted."""
+    script = (
+        "from prefork.system.reach import *\nfrom prefork.system.birth import Access\n"
+        "from prefork.system.paths import Person\n"
+        "nginx = NginxWorker(int(sys.argv[2]), 33, Person(33, frozenset({33})))\n"
+        "print(diagnose(sys.argv[1], Access(), [nginx]))"
+    )
+    answer = run_apart(script, path, str(os.getpid()), user=NOBODY)
+    assert "(mode 0660, nobody:nogroup). Give the socket to its group: --socket-group www-data (after us" in answer
+    assert "usermod -aG www-data nobody, and a new login of nobody)" in answer
 
 
 def test_what_cannot_be_looked_at_is_unknown(folder: Path, path: str) -> None:

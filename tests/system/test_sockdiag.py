@@ -105,6 +105,22 @@ def test_answers_to_given_up_questions_are_skipped(diagnosis: SocketDiagnosis, l
     clients[0].close()
 
 
+def test_too_many_stale_answers_are_unknown_once(diagnosis: SocketDiagnosis, listener: socket.socket) -> None:
+    """The search for the right one is bounded, and the next question is answered again."""
+    assert diagnosis._netlink is not None
+    for _ in range(8):
+        diagnosis._netlink.sendto(_question(inode(listener), 2**32 - 1), (0, 0))
+    assert diagnosis.queue(inode(listener)) is None
+    assert diagnosis.queue(inode(listener)) == QueueReading(0, 2)
+
+
+def test_a_broken_netlink_is_unknown(diagnosis: SocketDiagnosis, listener: socket.socket) -> None:
+    """Whatever the system call says."""
+    assert diagnosis._netlink is not None
+    diagnosis._netlink.close()
+    assert diagnosis.queue(inode(listener)) is None
+
+
 def test_no_answer_at_all_is_unknown_within_bounds(diagnosis: SocketDiagnosis) -> None:
     """Where the kernel stays silent the wait ends by itself."""
     assert diagnosis._netlink is not None
