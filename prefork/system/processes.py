@@ -8,6 +8,7 @@ process group in between cannot be counted twice; nothing here decides anything.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from prefork.errors import PermissionProblem, PreforkError
+from prefork.errors import ConfigurationError, PermissionProblem, PreforkError
 
 __all__ = [
     "RETIRE_SIGNAL",
@@ -43,6 +44,9 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 # Where the child keeps its error pipe while it prepares the exec: just above the descriptors it passes on.
 _FIRST_FREE: Final = 16
+
+# What `prepare` may raise in the child, and the parent raises again.
+_BY_STATUS: Final = {kind.exit_status: kind for kind in (PermissionProblem, ConfigurationError)}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -71,6 +75,8 @@ def die_with_parent(parent: int) -> None:
 
 def is_our_child(pid: int) -> bool:
     """Whether ``pid`` is a child of this process, alive or not yet reaped."""
+    if pid <= 0:  # a sender whom our pid namespace does not know, by SCM_CREDENTIALS; waitid(2) refuses it
+        return False
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -161,9 +167,10 @@ def execute(
             prepare()
             os.execve(arguments[0], list(arguments), dict(environment))
         except PreforkError as error:
-            os.write(errors, f"{error.exit_status} {error}".encode())
-        except OSError as error:
-            os.write(errors, f"70 cannot start {arguments[0]}: {error.strerror}".encode())
+            os.write(errors, f"{error.exit_status} {error}".encode("utf-8", "backslashreplace"))
+        except (OSError, ValueError) as error:  # ValueError: a NUL in an argument or in the environment
+            reason = error.strerror if isinstance(error, OSError) else error
+            os.write(errors, f"70 cannot start {arguments[0]}: {reason}".encode("utf-8", "backslashreplace"))
         os._exit(70)
 
     try:
@@ -178,7 +185,7 @@ def execute(
     if complaint:
         os.waitpid(pid, 0)
         status, _, text = complaint.partition(" ")
-        raise (PermissionProblem if int(status) == PermissionProblem.exit_status else PreforkError)(text)
+        raise _BY_STATUS.get(int(status), PreforkError)(text)
     return pid
 
 
@@ -213,10 +220,11 @@ def fork_away() -> bool:
     Forks twice; the process in between ends at once and is reaped here. In the child this returns only when the
     re-parenting has happened. Raises OSError if the first fork fails; if the second does, no child appears.
     """
-    origin = os.getpid()
     between = os.fork()
     if between:
-        os.waitpid(between, 0)
+        # An application that ignores SIGCHLD has it reaped by the kernel: the wait is the same, its result is not.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(between, 0)
         return False
     between = os.getpid()
     try:
@@ -224,7 +232,7 @@ def fork_away() -> bool:
             os._exit(0)
     except OSError:
         os._exit(1)
-    while os.getppid() in (between, origin):
+    while os.getppid() == between:
         os.sched_yield()
     return True
 

@@ -41,6 +41,7 @@ _URI_ROOM: Final = 464
 _RECORD_SIZE: Final = 512
 _SEQUENCE: Final = struct.Struct("<Q")
 _TORN_READ_TRIES: Final = 4
+_BELIEVABLE: Final = 2**48  # counters, in 64 bits: no worker gets there
 
 _CONTROL_HEADER: Final = 64
 
@@ -159,8 +160,9 @@ class Slot:
         self._generation = generation
         self._offset = -(-slots // 64) * 64 + number * _RECORD_SIZE
         sequence, requests = struct.unpack_from("<QQ", self._page, self._offset)
-        self._sequence: int = sequence + sequence % 2
-        self._requests: int = requests
+        # Whatever the last one left: a count that cannot be true must not overflow its field in our hands.
+        self._sequence: int = (sequence + sequence % 2) % _BELIEVABLE
+        self._requests: int = requests % _BELIEVABLE
 
     @property
     def retire(self) -> bool:
