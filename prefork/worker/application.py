@@ -17,11 +17,13 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from prefork.errors import ApplicationError
 
 __all__ = ["Leftovers", "enter", "leftovers", "load", "warm_up"]
+
+_ABSENT: Final = object()
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -82,19 +84,29 @@ def _import(module_name: str, name: str) -> Any:
 def _attribute(module: Any, path: str, name: str) -> Any:
     found = module
     for part in path.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
+        inner = _look_up(found, part, name)
+        if inner is _ABSENT:
             near = difflib.get_close_matches(part, [key for key in dir(found) if not key.startswith("_")], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ApplicationError(f"{name}: {module.__name__} has no {path!r}{hint}") from None
+            raise ApplicationError(f"{name}: {module.__name__} has no {path!r}{hint}")
+        found = inner
     return found
+
+
+def _look_up(found: Any, part: str, name: str) -> Any:
+    try:
+        return getattr(found, part)
+    except AttributeError:
+        return _ABSENT
+    except BaseException as error:  # noqa: BLE001 - a module's own __getattr__ (PEP 562) is the application's code
+        raise ApplicationError(f"{name}: looking up {part!r} raised {_what(error)}", _own_traceback(error)) from None
 
 
 def _first_of(module: Any, names: Sequence[str], name: str) -> Application:
     for attribute in names:
-        if hasattr(module, attribute):
-            return _callable(getattr(module, attribute), f"{name}:{attribute} is")
+        found = _look_up(module, attribute, name)
+        if found is not _ABSENT:
+            return _callable(found, f"{name}:{attribute} is")
     tried = " nor ".join(repr(attribute) for attribute in names)
     raise ApplicationError(f'{name}: the module has neither {tried}; name the callable: "{name}:CALLABLE"')
 
@@ -111,7 +123,10 @@ def _article(word: str) -> str:
 
 
 def _what(error: BaseException) -> str:
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an exception class of the application whose own text fails
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -165,10 +180,16 @@ def _connections(own: frozenset[int]) -> list[str]:
                 # A pair has no name: both its ends are here, and nobody outside can be confused.
                 # A datagram is whole by itself, whoever sends it (syslog, statsd).
                 if duplicate.type == socket.SOCK_STREAM and peer:
-                    found.append(peer if isinstance(peer, str) else f"{peer[0]}:{peer[1]}")
+                    found.append(_peer_name(peer))
         except OSError:
             continue  # closed since, or not connected
     return found
+
+
+def _peer_name(peer: Any) -> str:
+    if isinstance(peer, bytes):  # an abstract Unix address
+        return "@" + peer[1:].decode("utf-8", "backslashreplace")
+    return peer if isinstance(peer, str) else f"{peer[0]}:{peer[1]}"
 
 
 def warm_up(application: Application, path: str) -> str:
