@@ -115,8 +115,9 @@ class Prefork(Server):
 def _copied(folder: Path) -> Path:
     """A copy of the checkout's sources: a build leaves its traces beside them."""
     folder.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(_HERE.parent / name, folder)
+    for path in _HERE.parent.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
     left_out = shutil.ignore_patterns("__pycache__", "*.so")
     shutil.copytree(_HERE.parent / "prefork", folder / "prefork", ignore=left_out)
     return folder
