@@ -48,6 +48,7 @@ class _Draft:
         self.pool = pool
         self.memory = memory
         self.actions: list[Action] = []
+        self.killed: set[int] = set()  # slots; whoever is killed is asked for nothing else
         self.wake_at = now + HEARTBEAT
 
     def wake(self, at: float) -> None:
@@ -178,12 +179,14 @@ def _listen(draft: _Draft, snapshot: Snapshot) -> None:
                 draft.actions.append(Listen(pool.name, worker.slot))
         elif now >= worker.forked + pool.boot_timeout:
             draft.actions.append(Kill(pool.name, worker.slot, f"boot_timeout ({pool.boot_timeout:g} s)"))
+            draft.killed.add(worker.slot)
         else:
             draft.wake(worker.forked + pool.boot_timeout)
 
 
 def _see_off(draft: _Draft, snapshot: Snapshot) -> None:
     pool = draft.pool
+    workers = [worker for worker in pool.workers if worker.slot not in draft.killed]
     if snapshot.phase is Phase.DRAINING:
         if pool.open and not pool.shut:
             draft.actions.append(ShutListener(pool.name))
@@ -191,10 +194,10 @@ def _see_off(draft: _Draft, snapshot: Snapshot) -> None:
         # that were never given one would wait for it.
         draft.actions += [
             Retire(pool.name, worker.slot)
-            for worker in pool.workers
+            for worker in workers
             if worker.retired is None and (pool.inherited or not pool.open)
         ]
-    for worker in pool.workers:
+    for worker in workers:
         if worker.retired is not None or snapshot.phase in (Phase.DRAINING, Phase.KILLING):
             actions, wake_at = retirement.step_down(pool, worker, snapshot)
             draft.actions += actions
