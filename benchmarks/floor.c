@@ -6,6 +6,7 @@
  *
  * usage: floor SOCKET
  */
+#define _GNU_SOURCE
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
