@@ -56,7 +56,8 @@ MAX_MANAGEMENT_CONTENT: Final = 1_024
 
 _HEADER: Final = struct.Struct(">BBHHBx")
 
-# What nginx begins with: request 1, a responder (flags and reserved bytes follow); and the ends of its streams.
+# What nginx begins with: request 1, a responder (flags and reserved bytes follow), its parameters (lengths follow);
+# and the ends of its streams.
 _USUAL_BEGIN: Final = b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01"
 _PARAMS: Final = b"\x01\x04\x00\x01"
 _END_OF_PARAMS: Final = b"\x01\x04\x00\x01\x00\x00\x00\x00"
