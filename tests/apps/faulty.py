@@ -29,8 +29,15 @@ if os.environ.get("FAULTY_THREAD"):
     threading.Thread(target=threading.Event().wait, name="left-behind", daemon=True).start()
 if os.environ.get("FAULTY_IMPORT"):
     raise RuntimeError("told to fail")
-if path := os.environ.get("FAULTY_EXIT"):
-    atexit.register(lambda: os.write(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), b"bye\n"))
+
+
+def _say_goodbye(path: str) -> None:
+    with open(path, "a") as file:
+        file.write("bye\n")
+
+
+if os.environ.get("FAULTY_EXIT"):
+    atexit.register(_say_goodbye, os.environ["FAULTY_EXIT"])
 
 
 def whoami(_query: dict[str, str]) -> bytes:
@@ -72,7 +79,7 @@ def memfds(name: str) -> list[int]:
 def truncate(_query: dict[str, str]) -> bytes:
     """Try to pull the shared pages from under the master's feet."""
     outcomes = []
-    for descriptor in memfds("prefork"):
+    for descriptor in memfds("prefork-scoreboard") + memfds("prefork-control"):
         for size in (0, 1 << 20):
             try:
                 os.ftruncate(descriptor, size)

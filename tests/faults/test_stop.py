@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from harness import FastCGIResponse, Server, alive, connect, environment, fastcgi, wait_until
 
 
@@ -112,7 +113,9 @@ def test_an_inherited_listener_goes_on_accepting_for_its_owner(folder: Path) -> 
         listener.listen(8)
         number = listener.fileno()
         for _ in range(2):
-            with Server("faulty", "--workers", "2", folder=folder, socket=f"fd://{number}", pass_fds=[number]) as server:
+            with Server(
+                "faulty", "--workers", "2", folder=folder, socket=f"fd://{number}", pass_fds=[number]
+            ) as server:
                 assert fastcgi(path, path="/hello").body == b"hello"
                 assert server.stop() == 0
         with connect(path) as waiting:
