@@ -7,7 +7,7 @@ parts, and the application may call ``structlog.configure`` as it likes.
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -15,6 +15,8 @@ import structlog
 __all__ = ["LEVELS", "Logger", "make_logger"]
 
 LEVELS: Final = ("debug", "info", "warning", "error")
+
+_FIRST: Final = ("timestamp", "level", "event", "pool")
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -36,6 +38,12 @@ class _LineWriter:
     debug = info = warning = error = critical = log = exception = msg
 
 
+def _in_reading_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """When, how grave, what; then the pool; then the numbers."""
+    first = {key: event[key] for key in _FIRST if key in event}
+    return {**first, **event}
+
+
 def make_logger(*, level: str = "info", format: str = "auto", descriptor: int = 2, **bound: Any) -> Logger:
     """A logger that writes to ``descriptor``, console style on a terminal and JSON elsewhere (``format="auto"``).
 
@@ -51,7 +59,9 @@ def make_logger(*, level: str = "info", format: str = "auto", descriptor: int = 
         _LineWriter(descriptor),
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=False),
+            # A terminal's reader wants the clock on his wall; a log that is collected, one that has no zone.
+            structlog.processors.TimeStamper(fmt="iso", utc=not console),
+            _in_reading_order,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -59,12 +69,3 @@ def make_logger(*, level: str = "info", format: str = "auto", descriptor: int = 
         cache_logger_on_first_use=False,
     ).bind(**bound)
     return logger
-
-
-def flush_standard_streams() -> None:
-    """Flush what Python itself has buffered, before a process of ours ends without finalization."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            pass
