@@ -62,7 +62,7 @@ class Settings:
     warmup: list[str]
     boot_timeout: float  # of a worker that loads the application itself
     boot_deadline: float  # of this zygote, on the monotonic clock, which all processes share
-    multiprocess: bool
+    max_children: int
     log_level: str
     log_format: str
     max_header_size: int
@@ -172,8 +172,9 @@ class Zygote:
                 max_header_size=settings.max_header_size,
                 max_header_count=settings.max_header_count,
                 max_body_size=settings.max_body_size,
+                max_connections=settings.max_children,
             ),
-            multiprocess=settings.multiprocess,
+            multiprocess=settings.max_children > 1,
         )
 
 

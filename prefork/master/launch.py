@@ -55,7 +55,7 @@ class Launch:
             "warmup": list(self.pool.warmup),
             "boot_timeout": self.pool.boot_timeout,
             "boot_deadline": time.monotonic() + self.pool.boot_timeout,
-            "multiprocess": self.pool.max_children > 1,
+            "max_children": self.pool.max_children,
             "log_level": self.config.log_level,
             "log_format": self.config.log_format,
             "max_header_size": self.pool.max_header_size,

@@ -93,8 +93,7 @@ class Master:
                 if key.data is not None:
                     hands, channel = key.data
                     self._attend(hands, channel, now)
-            # After the channels: a process says hello before it dies. SIGCHLD coalesces, so this drains.
-            for pid, status in processes.reap(lambda _pid: self._hear_all()):
+            for pid, status in processes.reap(self._hear_last_words):
                 any(bury(hands, pid, status, now) for hands in self._pools)
             for number in wakeup.take():
                 self._obey(number, now)
@@ -110,7 +109,10 @@ class Master:
         hands.holdings.control.arm_doorbell(False)
         doorbell.arm_at = now + saturation.LOOK_AGAIN
 
-    def _hear_all(self) -> None:
+    def _hear_last_words(self, pid: int) -> None:
+        """Read the channels before a stranger is reaped: he may have said hello, and died, since they were read."""
+        if any(pid == hands.pool.zygote_pid or hands.pool.slot_of(pid) is not None for hands in self._pools):
+            return
         now = time.monotonic()
         for hands in self._pools:
             for channel in [hands.holdings.zygote, *hands.holdings.workers.values()]:
