@@ -46,7 +46,7 @@ def received(connection: socket.socket, opening: bytes, body: int | None) -> Ite
     """Send a request and yield what comes back meanwhile and afterwards, until the peer closes.
 
     ``opening`` is everything before the body, ``body`` a descriptor to read that from, or None. A peer that stops
-    listening may still have answered, so an error in sending only ends the sending. Raises ``OSError`` when the
+    listening may still have answered, so an error in sending only ends the sending. Raises `Failure` when the
     connection breaks.
     """
     connection.setblocking(False)
@@ -59,7 +59,10 @@ def received(connection: socket.socket, opening: bytes, body: int | None) -> Ite
         ready = dict(poller.poll())
         happened = ready.get(connection.fileno(), 0)
         if happened & ~select.POLLOUT:
-            data = connection.recv(_CHUNK)
+            try:
+                data = connection.recv(_CHUNK)
+            except ConnectionError as problem:
+                raise Failure(f"the connection broke: {problem.strerror}") from None
             if not data:
                 return
             yield data

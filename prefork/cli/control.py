@@ -121,11 +121,11 @@ def _get(address: Address, words: argparse.Namespace) -> int:
                         break
             except ProtocolError as problem:
                 raise Failure(f"the response is broken: {problem}{_so_far(answer)}") from None
-            except ConnectionError as problem:
-                raise Failure(f"the connection broke: {problem.strerror}{_so_far(answer)}") from None
-    problem_found = _judge(method, answer, reader)
-    if problem_found:
-        raise Failure(problem_found)
+            except Failure as problem:
+                raise Failure(f"{problem}{_so_far(answer)}") from None
+    wrong = _judge(method, answer, reader)
+    if wrong:
+        raise Failure(wrong)
     return 0
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import os
 import socket
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from harness import environment
 from prefork.cli.control import main
 from prefork.protocol import fastcgi_records as records
 from prefork.protocol.fastcgi_client import encode_request
@@ -256,6 +259,27 @@ def test_pieces_arrive_as_they_come(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert pieces == [b"one", b"two"]
 
 
+def test_reader_gone(path: Path) -> None:
+    """When nobody reads the output any more, that is no fault of the connection: it ends without a word."""
+
+    def script(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(OK)
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = "import sys; from prefork.cli.control import main; sys.exit(main())"
+    with serving(path, script), os.fdopen(writing, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", program, "get", "/", "--socket", str(path)],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            env=environment({}),
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 # --- wait -------------------------------------------------------------------------------------------------------------
 
 
@@ -276,8 +300,6 @@ def test_wait(path: Path, capsysbinary: Capture) -> None:
 
 def test_wait_for_a_start(path: Path) -> None:
     """A socket that is not there yet is waited for."""
-    import threading
-
     started = threading.Event()
 
     def start() -> None:
