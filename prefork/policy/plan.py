@@ -88,10 +88,11 @@ def _count_failures(draft: _Draft, snapshot: Snapshot) -> None:
     for ended in draft.pool.ended:
         if not ended.expected:
             draft.memory = restarts.after_end(draft.memory, ended.ready, snapshot.now)
-    ready = [worker.ready for worker in draft.pool.workers]
-    if len(ready) >= draft.pool.max_children and all(
-        since is not None and snapshot.now - since >= restarts.USEFUL_LIFE for since in ready
-    ):
+    zygote = draft.pool.zygote
+    if zygote is None or zygote.state is not ZygoteState.READY or len(draft.pool.workers) < draft.pool.max_children:
+        return  # a start is still owed: workers that have long been there say nothing about it
+    ready = [zygote.changed, *(worker.ready for worker in draft.pool.workers)]
+    if all(since is not None and snapshot.now - since >= restarts.USEFUL_LIFE for since in ready):
         draft.memory = restarts.after_use(draft.memory)
 
 
