@@ -158,6 +158,7 @@ def _configure(said: _Source, environ: Mapping[str, str], application: Callable[
     if application is not None:
         values[APP.key] = application
     _check_mode(said, values)
+    _check_warmup(said, values)
     server = {key: values.pop(key) for key in _SERVER_KEYS if key in values}
     return Config(pools=_pools(said["socket"].name, values), **server)
 
@@ -182,6 +183,14 @@ def _check_mode(said: _Source, values: Mapping[str, Any]) -> None:
         raise ConfigurationError(
             f"{said['socket_mode'].name}: expected a mode with write permission for somebody, found {mode:04o}; "
             "connecting to a socket takes write permission on it: 0660 lets its group in"
+        )
+
+
+def _check_warmup(said: _Source, values: Mapping[str, Any]) -> None:
+    if values.get("warmup") and values.get("preload") == "never":
+        raise ConfigurationError(
+            f"{said['warmup'].name} {said['warmup'].texts[0]} cannot go with {said['preload'].name} never: nothing is "
+            "imported before the workers are forked, so nothing can be warmed; expected auto or always"
         )
 
 

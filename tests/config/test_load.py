@@ -370,6 +370,11 @@ def test_wrong_keyword(key: str) -> None:
         ((), {"PREFORK_QQQ": "3"}, "PREFORK_QQQ in the environment names no option (unset it, or see"),
         ((), {"PREFORK_DAEMONIZE": "1"}, "PREFORK_DAEMONIZE in the environment names no option"),
         (("--socket", "localhost:8000"), {}, "socket localhost:8000: TCP listeners speak HTTP"),
+        (
+            ("--warmup", "/a"),
+            {"PREFORK_PRELOAD": "never"},
+            "--warmup /a cannot go with PREFORK_PRELOAD never: nothing is imported before the workers are forked",
+        ),
         (("--warmup", ""), {}, "--warmup: expected a path that begins with / and has no spaces, found ''"),
         (("--pm", "ondemand"), {}, "--pm: expected static, the one process manager of this version, found 'ondemand'"),
     ],
