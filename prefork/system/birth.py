@@ -93,7 +93,10 @@ def bind_path(path: str, access: Access) -> tuple[socket.socket, Birthmark]:
 
     Raises `AddressInUse` where something stands at the path, `PermissionProblem` where the kernel refuses.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as problem:  # EMFILE, ENFILE, ENOMEM
+        raise PermissionProblem(f"the socket {path} cannot be made: {problem.strerror}") from problem
     try:
         # The file takes the mode of the socket's own inode, less the umask (unix_bind_bsd, net/unix/af_unix.c).
         os.fchmod(listener.fileno(), access.mode & _OWNER_BITS if access.changes_hands else access.mode)

@@ -25,7 +25,17 @@ from prefork.system.birth import Access, Birthmark, bind_path
 from prefork.system.handover import adopt
 from prefork.system.ownership import PathLock
 from prefork.system.place import check_length, check_place, warn_of_place
-from prefork.system.probe import Finding, Found, Patience, clear_path, in_use, is_orphan, probe
+from prefork.system.probe import (
+    DYING,
+    ORPHANED,
+    Finding,
+    Found,
+    Patience,
+    clear_path,
+    in_use,
+    is_orphan,
+    probe,
+)
 
 __all__ = ["Address", "AddressKind", "Listener", "parse_address"]
 
@@ -69,6 +79,9 @@ class Listener:
         listener = cls(address, Access.check(mode, owner, group), allowed)
         try:
             listener._claim()
+        except OSError as problem:  # EMFILE, ENFILE, ENOMEM: nothing that was asked for is wrong
+            listener.close()
+            raise PermissionProblem(f"the socket {address} cannot be claimed: {problem.strerror}") from problem
         except BaseException:
             listener.close()
             raise
@@ -156,6 +169,7 @@ def _claim_name(name: str) -> socket.socket:
     """An abstract name, bound but not yet listening: by connecting, nobody can tell it from a free one."""
     address = "\0" + name
     patience = Patience()
+    finding: Finding | None = None
     while True:
         claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -165,10 +179,10 @@ def _claim_name(name: str) -> socket.socket:
             claimed.close()
             if problem.errno != errno.EADDRINUSE:
                 raise PermissionProblem(f"the socket @{name} cannot be made: {problem}") from problem
-        finding = probe(address)
-        if finding.found is not Found.LIVE:
-            finding = Finding(Found.LIVE, 0)  # bound and not listening: a server that is being born
-        if not is_orphan(finding) or not patience.wait():
+        finding = finding or probe(address)
+        # Bound and refusing is a server that is being born, hence nobody's orphan.
+        orphan = finding.found is Found.LIVE and is_orphan(finding)
+        if not patience.wait(ORPHANED if orphan else DYING):
             raise in_use(address, finding)
 
 

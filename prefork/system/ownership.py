@@ -20,12 +20,11 @@ from typing import Final
 
 from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
 from prefork.system.identity import user_name
-from prefork.system.probe import Found, describe_pid, in_use, probe
+from prefork.system.probe import DYING, Found, Patience, describe_pid, in_use, probe
 
 __all__ = ["PathLock"]
 
 _FLOCK: Final = struct.Struct("hhqqi")  # struct flock, fcntl(2): type, whence, start, length, pid
-_LOCK_TRIES: Final = 5  # a holder may end between our try and our question who it is
 
 
 class PathLock:
@@ -53,7 +52,8 @@ class PathLock:
             self.descriptor = -1
 
     def _take(self, socket_path: str) -> None:
-        for _ in range(_LOCK_TRIES):
+        patience = Patience()
+        while True:
             try:
                 fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
@@ -63,12 +63,11 @@ class PathLock:
                 raise ConfigurationError(
                     f"{self.path} cannot be locked ({problem.strerror}): put the socket on a local file system, as /run"
                 ) from problem
-            if holder is not None:
+            if not patience.wait(DYING):
                 raise AddressInUse(
                     f"{socket_path} is claimed by a running server, {describe_pid(holder)}, which holds {self.path}: "
                     "stop that one first, or choose another path"
                 )
-        raise AddressInUse(f"{self.path} cannot be locked: others take and release it all the time")
 
     def _holder(self) -> int | None:
         """The pid of a conflicting lock's holder, 0 or less where it has none here; None if the lock is free."""

@@ -23,6 +23,8 @@ from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
 from prefork.system.identity import user_name
 
 __all__ = [
+    "DYING",
+    "ORPHANED",
     "Finding",
     "Found",
     "Patience",
@@ -37,9 +39,13 @@ __all__ = [
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _LISTENS: Final = 0x10000  # __SO_ACCEPTCON, linux/net.h: in the flags column of /proc/net/unix
 
-# After kill -9 of a master its workers die by their death signal within milliseconds, but until then hold its
-# listener. The pause doubles, so that a stranger's server whose starter has left is probed a dozen times, not 200.
-_ORPHAN_PATIENCE: Final = 2.0
+_EXITING: Final = 4  # PF_EXITING, linux/sched.h
+
+# Seconds. kill(2) returns before its victim has gone, and a server that stops may be in its last moment.
+DYING: Final = 0.2
+# After kill -9 of a master its workers die by their death signal, within milliseconds on an idle machine, but until
+# then they hold its listener.
+ORPHANED: Final = 2.0
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.16
 
@@ -95,32 +101,32 @@ def clear_path(path: str) -> None:
 
     Raises `AddressInUse` for a live server, `ConfigurationError` for anything that is no socket.
     """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    _check_socket(path, status)
+    finding = probe(path)
     patience = Patience()
-    while True:
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError:
-            return
-        _check_socket(path, status)
-        finding = probe(path)
-        if finding.found is Found.DEAD:
-            _remove(path, status)
-        if finding.found is not Found.LIVE:
-            return
-        if not is_orphan(finding) or not patience.wait():
+    while finding.found is Found.LIVE:
+        if not is_orphan(finding) or not patience.wait(ORPHANED):
             raise in_use(path, finding)
+        if not _bound_to(path):  # a second connect only now: each one stays in the queue of a server that is busy
+            finding = probe(path)
+    if finding.found is Found.DEAD:
+        _remove(path, status)
 
 
 class Patience:
     """Pauses that grow, and an end to them."""
 
     def __init__(self) -> None:
-        self._end = time.monotonic() + _ORPHAN_PATIENCE
+        self._start = time.monotonic()
         self._pause = _FIRST_PAUSE
 
-    def wait(self) -> bool:
-        """Pause once; False, without a pause, when the time is up."""
-        if time.monotonic() >= self._end:
+    def wait(self, seconds: float) -> bool:
+        """Pause once; False, without a pause, when so many ``seconds`` have passed in all."""
+        if time.monotonic() >= self._start + seconds:
             return False
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -140,7 +146,7 @@ def in_use(address: str, finding: Finding) -> AddressInUse:
     pid = finding.pid or find_listener_pid(address)
     if pid == os.getpid():
         return AddressInUse(f"{_printable(address)} is asked for twice in one server: every pool needs its own socket")
-    full = " (its queue is full)" if finding.pid is None else ""
+    full = " (its queue is full)" if finding == Finding(Found.LIVE, None) else ""
     return AddressInUse(
         f"{_printable(address)} is in use by a live server, {describe_pid(pid)}{full}: stop that one first, "
         "or choose another address"
@@ -149,17 +155,22 @@ def in_use(address: str, finding: Finding) -> AddressInUse:
 
 def find_listener_pid(address: str) -> int | None:
     """The process that holds what is bound to ``address``, the oldest if several do; None if hidden from us."""
+    owners = _bound_to(address)
+    return min((pid for pid in _pids() if _holds(pid, owners)), default=None) if owners else None
+
+
+def _bound_to(address: str) -> set[str]:
+    """The sockets bound to ``address``, as /proc/PID/fd shows them: listening ones, if there are any."""
     name = os.fsencode(_printable(address))
     try:
         with open("/proc/net/unix", "rb") as table:
             rows = [row.rstrip(b"\n").split(None, 7) for row in table]
     except OSError:
-        return None
+        return set()
     bound = [row for row in rows if row[7:] == [name]]
     # Accepted connections bear the listener's name too. Where nothing listens, the name is only claimed yet.
     owners = [row for row in bound if int(row[3], 16) & _LISTENS] or bound
-    links = {f"socket:[{int(row[6])}]" for row in owners}
-    return min((pid for pid in _pids() if _holds(pid, links)), default=None) if links else None
+    return {f"socket:[{int(row[6])}]" for row in owners}
 
 
 def _pids() -> list[int]:
@@ -180,14 +191,15 @@ def _holds(pid: int, links: set[str]) -> bool:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process lives; a zombie holds nothing any more and does not."""
+    """Whether a process lives: not one that is exiting, whose locks may be gone already, and no zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as text:
-            return text.read(4096).rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+            state, _, _, _, _, _, flags = text.read(4096).rpartition(b")")[2].split()[:7]  # proc_pid_stat(5)
     except (FileNotFoundError, ProcessLookupError):  # ESRCH: it ended between open(2) and read(2)
         return False
     except OSError:
         return True
+    return state not in (b"Z", b"X") and not int(flags) & _EXITING
 
 
 def _check_socket(path: str, status: os.stat_result) -> None:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ _LENGTHS: Final = struct.Struct("=II")  # unix_diag_rqlen: waiting, limit (for a
 
 _REPLY_ROOM: Final = 8192
 _STALE_REPLIES: Final = 8  # answers to earlier questions that were given up
-_PATIENCE_MS: Final = 50  # the kernel answers within sendto(2); this is for the day it does not
+_PATIENCE: Final = 0.05  # seconds; the kernel answers within sendto(2); this is for the day it does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,11 @@ class SocketDiagnosis:
         self._sequence = 0
         self._netlink: socket.socket | None
         try:
-            self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG)
+            self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
         except OSError:
             self._netlink = None  # forbidden (seccomp) or not built in
+            return
+        self._netlink.settimeout(_PATIENCE)
 
     def queue(self, inode: int) -> QueueReading | None:
         """The queue of the listening Unix socket with this inode (``fstat``), or None where it is unknown."""
@@ -81,16 +82,9 @@ class SocketDiagnosis:
             self._netlink = None
 
     def _wait_answer(self, netlink: socket.socket) -> bytes | None:
-        """The kernel's reply to the last question; None when there is none in time."""
+        """The kernel's reply to the last question; `TimeoutError` (an OSError) when there is none in time."""
         for _ in range(_STALE_REPLIES):
-            try:
-                reply, sender = netlink.recvfrom(_REPLY_ROOM)
-            except BlockingIOError:
-                waiter = select.poll()
-                waiter.register(netlink, select.POLLIN)
-                if not waiter.poll(_PATIENCE_MS):
-                    return None
-                continue
+            reply, sender = netlink.recvfrom(_REPLY_ROOM)
             if sender[0] == 0 and len(reply) >= _HEADER.size and _HEADER.unpack_from(reply)[3] == self._sequence:
                 return reply
         return None

@@ -369,3 +369,24 @@ def test_an_inherited_abstract_socket_has_no_path(claim: Claim, name: str) -> No
         giver.bind("\0" + name[1:])
         giver.listen(3)
         assert claim(f"fd://{os.dup(giver.fileno())}").path is None
+
+
+def test_too_many_open_files_are_our_error(path: str, name: str) -> None:
+    """At the claim and at open, with nothing left at the path."""
+    script = (
+        "import resource\n"
+        "listener = Listener.claim(parse_address(sys.argv[1]))\n"
+        "before = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))\n"
+        "for attempt in (listener.open, lambda: Listener.claim(parse_address(sys.argv[2]))):\n"
+        "    try:\n"
+        "        attempt()\n"
+        "    except PreforkError as problem:\n"
+        "        print(type(problem).__name__, problem)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, before)\n"
+    )
+    assert run_apart(script, path, name).splitlines() == [
+        f"PermissionProblem the socket {path} cannot be made: Too many open files",
+        f"PermissionProblem the socket {name} cannot be claimed: Too many open files",
+    ]
+    assert not os.path.lexists(path)

@@ -17,6 +17,7 @@ TAKE = """
 from prefork.system.ownership import PathLock
 lock = PathLock(sys.argv[1])
 ready(str(os.getpid()))
+hold()
 """
 
 
