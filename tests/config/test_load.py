@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefork.config.load import from_arguments, from_keywords
 from prefork.config.model import Config, PoolConfig
@@ -413,3 +417,38 @@ def test_keywords_without_app() -> None:
     """No application anywhere is the usual message."""
     with pytest.raises(UsageError, match="no application"):
         from_keywords(None, {"socket": SOCKET}, {})
+
+
+# --- anything at all --------------------------------------------------------------------------------------------------
+
+WORDS = st.one_of(
+    st.sampled_from([option.flag for option in OPTIONS]),
+    st.sampled_from(["a:b", "--", "-", "-h", "--version", "--socket=/s", "--workers=2", "never", "30s", "64K", "@x"]),
+    st.text(max_size=12),
+)
+VARIABLES = st.dictionaries(
+    st.sampled_from([option.variable for option in OPTIONS] + ["SOCK_PATH", "PREFORK_APP", "PREFORK_X", "OTHER"]),
+    st.text(st.characters(exclude_characters="\0"), max_size=12),
+    max_size=4,
+)
+
+
+def outcome(words: list[str], environ: dict[str, str]) -> Config | str | int | None:
+    """The configuration, the promised error's message, or the status of --help and --version."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            return from_arguments(words, environ)
+        except (UsageError, ConfigurationError) as problem:
+            return str(problem)
+        except SystemExit as end:
+            return end.code
+
+
+@given(words=st.lists(WORDS, max_size=8), environ=VARIABLES)
+def test_nothing_else_is_raised(words: list[str], environ: dict[str, str]) -> None:
+    """Whatever stands on the command line and in the environment: a configuration, or one of the errors promised."""
+    found = outcome(words, environ)
+    if isinstance(found, Config):
+        assert len({pool.name for pool in found.pools}) == len(found.pools) > 0
+    else:
+        assert found not in ("", None, 1, 2)
