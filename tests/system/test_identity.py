@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ from prefork.system.identity import (
 )
 
 NO_ENTRY = 3_000_111  # a number that no machine of ours has given to anybody
+
+
+@pytest.fixture(autouse=True)
+def open_umask() -> Iterator[None]:
+    """Directories made here are open unless a test shuts them, whatever the umask of the run."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
 
 BECOME = """
 from prefork.system.identity import *

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ OWNER = Person(1000, frozenset({1000}))
 MEMBER = Person(2000, frozenset({2000, 50}))
 OTHER = Person(3000, frozenset({3000}))
 ROOT = Person(0, frozenset({0}))
+
+
+@pytest.fixture(autouse=True)
+def open_umask() -> Iterator[None]:
+    """Directories made here are open unless a test shuts them, whatever the umask of the run."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 def names(path: Path | str) -> list[str]:
