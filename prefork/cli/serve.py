@@ -13,7 +13,7 @@ from typing import Final
 from prefork.cli.console import finish
 from prefork.errors import ConfigurationError
 
-__all__ = ["main"]
+__all__ = ["check_system", "main"]
 
 _OLDEST_KERNEL: Final = (5, 10)
 

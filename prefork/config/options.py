@@ -168,11 +168,23 @@ _LIMITS: Final = (
         "limits",
         "SIZE",
         size(least=1024, most=64 * 1024**2),
-        "all headers and parameters of a request together",
+        "all headers and parameters of a request together; more is answered 431",
         spell_size,
     ),
-    Option("max_header_count", "limits", "N", number(1, 100_000), "headers and parameters of a request"),
-    Option("max_body_size", "limits", "SIZE", optional(size(least=1)), "body of a request (off)"),
+    Option(
+        "max_header_count",
+        "limits",
+        "N",
+        number(1, 100_000),
+        "headers of a request, beyond those every request has; more is answered 431",
+    ),
+    Option(
+        "max_body_size",
+        "limits",
+        "SIZE",
+        optional(size(least=1)),
+        "body of a request; a larger one is answered 413 (off)",
+    ),
 )
 
 _IDENTITIES: Final = (
