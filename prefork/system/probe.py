@@ -111,7 +111,7 @@ def clear_path(path: str) -> None:
     while finding.found is Found.LIVE:
         if not is_orphan(finding) or not patience.wait(ORPHANED):
             raise in_use(path, finding)
-        if not _bound_to(path):  # a second connect only now: each one stays in the queue of a server that is busy
+        if not _bound_to(path, listening=True):  # only now, as each connect stays in the queue of a busy server
             finding = probe(path)
     if finding.found is Found.DEAD:
         _remove(path, status)
@@ -155,12 +155,13 @@ def in_use(address: str, finding: Finding) -> AddressInUse:
 
 def find_listener_pid(address: str) -> int | None:
     """The process that holds what is bound to ``address``, the oldest if several do; None if hidden from us."""
-    owners = _bound_to(address)
+    # Accepted connections bear the listener's name too. Where nothing listens, the name is only claimed yet.
+    owners = _bound_to(address, listening=True) or _bound_to(address, listening=False)
     return min((pid for pid in _pids() if _holds(pid, owners)), default=None) if owners else None
 
 
-def _bound_to(address: str) -> set[str]:
-    """The sockets bound to ``address``, as /proc/PID/fd shows them: listening ones, if there are any."""
+def _bound_to(address: str, *, listening: bool) -> set[str]:
+    """The sockets with the name ``address`` that listen, or that do not, as /proc/PID/fd shows them."""
     name = os.fsencode(_printable(address))
     try:
         with open("/proc/net/unix", "rb") as table:
@@ -168,9 +169,7 @@ def _bound_to(address: str) -> set[str]:
     except OSError:
         return set()
     bound = [row for row in rows if row[7:] == [name]]
-    # Accepted connections bear the listener's name too. Where nothing listens, the name is only claimed yet.
-    owners = [row for row in bound if int(row[3], 16) & _LISTENS] or bound
-    return {f"socket:[{int(row[6])}]" for row in owners}
+    return {f"socket:[{int(row[6])}]" for row in bound if bool(int(row[3], 16) & _LISTENS) is listening}
 
 
 def _pids() -> list[int]:

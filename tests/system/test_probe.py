@@ -161,6 +161,14 @@ def test_dying_children_of_a_killed_server_are_waited_for(path: str) -> None:
     assert not os.path.lexists(path)
 
 
+def test_a_connection_that_outlives_its_server_is_no_server(path: str) -> None:
+    """An accepted connection bears the listener's name in /proc, and proves nothing."""
+    outlive = "accepted, _ = listener.accept()\nlistener.close()\nhold()"
+    with living(ORPHAN.format(outlive), path, "5"):
+        clear_path(path)
+    assert not os.path.lexists(path)
+
+
 def test_a_full_queue_of_a_killed_server_is_waited_for(path: str) -> None:
     """Nobody can say whose a full queue is: it is given the time that dying children need."""
     with living(ORPHAN.format("sys.stdin.readline()"), path, "0") as (process, _):
