@@ -7,8 +7,10 @@ The ``.py`` files are shipped in either case: without the extension modules besi
 
 from __future__ import annotations
 
+import atexit
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -24,6 +26,8 @@ from setuptools.errors import BaseError, CompileError, LinkError
 HERE = Path(__file__).resolve().parent
 DEMANDED = os.environ.get("PREFORK_COMPILE") == "1"
 
+SCRATCH = tempfile.mkdtemp(prefix="prefork-build-")
+
 # What runs for every request: the protocols and the worker, but for what happens once in a worker's life.
 ONCE = {"prefork/worker/application.py", "prefork/worker/loop.py"}
 HOT_MODULES = [
@@ -35,6 +39,9 @@ HOT_MODULES = [
         if (name := str(path.relative_to(HERE))) not in ONCE
     ),
 ]
+
+# What the hot modules import is read for its types and not judged: a build environment has no structlog.
+CHECKED = ["--follow-imports=silent", "--ignore-missing-imports"]
 
 # The phases of a build that make files. The others ask for metadata only, and compiling takes half a minute.
 BUILDING = {"bdist_wheel", "build", "build_ext", "editable_wheel", "install"}
@@ -97,7 +104,9 @@ def compile_hot_modules() -> list[Any]:
     try:
         # One shared library for all, so that calls between them are calls of C functions. Its name is fixed: the
         # default is a hash of the files' names. No debug symbols: they are four fifths of the library.
-        return list(mypycify([*HOT_MODULES], opt_level="3", debug_level="0", group_name="prefork"))
+        return list(
+            mypycify([*CHECKED, *HOT_MODULES], opt_level="3", debug_level="0", target_dir=SCRATCH, group_name="prefork")
+        )
     except SystemExit:  # how mypycify reports, its findings are printed: a mypy that this source has not met yet
         if DEMANDED:
             raise
@@ -122,7 +131,9 @@ class BuildExtensions(build_ext):
 
 
 os.chdir(HERE)
-options: dict[str, Any] = {}
+# Built aside: from a build/ in the checkout setuptools would ship modules that are gone from the source.
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+options: dict[str, Any] = {"options": {"build": {"build_base": SCRATCH}}}
 if wanted():
     # setuptools hands this on to pip (PEP 517, get_requires_for_build_wheel): mypy is fetched where there is a
     # compiler to feed, and nowhere else.
