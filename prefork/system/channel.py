@@ -23,7 +23,18 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
-__all__ = ["ENDED", "Kind", "Message", "Order", "Place", "open_pair", "receive_order", "receive_report", "send", "shorten"]
+__all__ = [
+    "ENDED",
+    "Kind",
+    "Message",
+    "Order",
+    "Place",
+    "open_pair",
+    "receive_order",
+    "receive_report",
+    "send",
+    "shorten",
+]
 
 # Far below the default send buffer of a Unix socket (212,992 bytes, net.core.wmem_default), so one message always fits.
 _LARGEST_MESSAGE: Final = 64 * 1024
@@ -96,8 +107,7 @@ def send(
     channel: socket.socket, kind: Kind, body: dict[str, Any] | None = None, descriptors: tuple[int, ...] = ()
 ) -> None:
     """Send one message, or raise OSError (BlockingIOError where a non-blocking channel is full)."""
-    # A lone surrogate (an undecodable byte of a path) leaves as backslash-u, which is how JSON writes it anyway.
-    data = bytes((kind,)) + json.dumps(body or {}, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    data = bytes((kind,)) + _encode(body or {})
     if len(data) > _LARGEST_MESSAGE:
         raise ValueError(f"a message of {len(data)} bytes; at most {_LARGEST_MESSAGE} fit")
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -156,12 +166,23 @@ def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
     return pid
 
 
-def shorten(text: str, most: int = 10_000) -> str:
-    """Cut a long text in its middle: a traceback's ends matter most.
+def shorten(text: str, most: int = 19_000) -> str:
+    """Cut a long text in its middle to ``most`` bytes of a message: a traceback's ends matter most.
 
-    10,000 characters fit one message even if JSON writes each in six bytes.
+    Three texts of the default length fit one message, whatever characters they are made of.
     """
-    if len(text) <= most:
+    if _weight(text) <= most:
         return text
-    half = most // 2
-    return f"{text[:half]}\n  … {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+    head, tail = text[: most // 2], text[-(most // 2) :]
+    while _weight(head) + _weight(tail) > most:
+        head, tail = head[: len(head) * 3 // 4], tail[len(tail) // 4 + 1 :]
+    return f"{head}\n  … {len(text) - len(head) - len(tail)} characters left out …\n{tail}"
+
+
+def _weight(text: str) -> int:
+    return len(_encode(text))
+
+
+def _encode(value: object) -> bytes:
+    # A lone surrogate (an undecodable byte of a path) leaves as backslash-u, which is how JSON writes it anyway.
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -1,0 +1,331 @@
+"""The shared pages: what a worker can do to them, what the master makes of it."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import mmap
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.processes import environment
+from prefork.policy.model import FREE, IDLE, READING, RUNNING, WRITING
+from prefork.system.scoreboard import ControlPage, Scoreboard, Slot, SlotRecord, slots_for
+
+SLOTS = 70  # more than one row of 64 state bytes
+ROOM = 128  # so the records begin here
+RECORD = 512
+
+
+@dataclass(slots=True)
+class Pages:
+    """Both pages and a doorbell, as a master holds them."""
+
+    board: Scoreboard
+    control: ControlPage
+    bell: int
+
+    def slot(self, number: int = 0, generation: int = 1) -> Slot:
+        """A worker's view."""
+        return Slot(number, SLOTS, self.board.descriptor, self.control.descriptor, self.bell, generation, IDLE)
+
+    def rung(self) -> bool:
+        """Whether somebody rang; silences the bell."""
+        try:
+            return os.eventfd_read(self.bell) > 0
+        except BlockingIOError:
+            return False
+
+
+@pytest.fixture
+def pages() -> Iterator[Pages]:
+    pages = Pages(Scoreboard(SLOTS), ControlPage(SLOTS), os.eventfd(0, os.EFD_NONBLOCK))
+    yield pages
+    pages.board.close()
+    pages.control.close()
+    os.close(pages.bell)
+
+
+def in_a_worker(script: str, descriptor: int) -> str:
+    """What another process of the same user prints that inherited the descriptor as ``fd``."""
+    prelude = "import fcntl, mmap, os, sys\nfd = int(sys.argv[1])\n"
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + script, str(descriptor)],
+        pass_fds=[descriptor],
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(("max_children", "slots"), [(1, 64), (16, 64), (17, 68), (32, 128), (1_000, 4_000)])
+def test_the_number_of_slots(max_children: int, slots: int) -> None:
+    """Four generations fit, and 64 at least."""
+    assert slots_for(max_children) == slots
+
+
+# seals
+
+TRUNCATE = """
+for size in (0, 1, 1 << 20):
+    for name in (fd, os.open(f"/proc/self/fd/{fd}", os.O_RDWR)):
+        try:
+            os.ftruncate(name, size)
+        except PermissionError:
+            print("refused", end=" ")
+try:
+    open(f"/proc/self/fd/{fd}", "wb")
+except PermissionError:
+    print("refused", end=" ")
+"""
+
+
+@pytest.mark.parametrize("page", ["board", "control"])
+def test_no_process_can_change_the_size(pages: Pages, page: str) -> None:
+    """A page cut short would kill the master with SIGBUS: neither the descriptor nor a reopened one cuts it."""
+    assert in_a_worker(TRUNCATE, getattr(pages, page).descriptor) == " ".join(["refused"] * 7)
+    assert pages.board.states() == bytes(SLOTS)
+    pages.control.retire(SLOTS - 1, True)
+
+
+@pytest.mark.parametrize("page", ["board", "control"])
+def test_the_seals_are_sealed(pages: Pages, page: str) -> None:
+    """No worker can add one: a page sealed against writing would stop all the others."""
+    add = "fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)"
+    script = f"try:\n    {add}\nexcept PermissionError:\n    print('refused')"
+    assert in_a_worker(script, getattr(pages, page).descriptor) == "refused"
+    pages.slot().enter(RUNNING)
+
+
+CONTROL_WRITES = """
+again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+for name in (fd, again):
+    for attempt in (
+        lambda: mmap.mmap(name, 0),
+        lambda: mmap.mmap(name, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_WRITE),
+        lambda: os.write(name, b"x"),
+        lambda: os.pwrite(name, b"x", 64),
+        lambda: os.posix_fallocate(name, 0, 1 << 20),
+    ):
+        try:
+            attempt()
+        except PermissionError:
+            print("refused", end=" ")
+read_only = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+print(read_only[64])
+"""
+
+
+def test_no_process_but_the_master_writes_the_control_page(pages: Pages) -> None:
+    """Neither by a mapping nor by write(2), reopened or not; it can be read, and the master still writes."""
+    pages.control.retire(0, True)
+    assert in_a_worker(CONTROL_WRITES, pages.control.descriptor) == " ".join([*["refused"] * 10, "1"])
+
+
+def test_a_mapping_for_reading_cannot_become_one_for_writing(pages: Pages) -> None:
+    """mprotect(2) on a worker's own view of the control page is refused."""
+    script = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "libc.mmap.restype = ctypes.c_void_p\n"
+        "at = libc.mmap(None, 4096, 1, 1, fd, 0)\n"
+        "print(libc.mprotect(ctypes.c_void_p(at), 4096, 3), ctypes.get_errno())"
+    )
+    assert in_a_worker(script, pages.control.descriptor) == "-1 13"
+
+
+@pytest.mark.parametrize("page", ["board", "control"])
+def test_the_pages_do_not_cross_an_exec_by_themselves(pages: Pages, page: str) -> None:
+    """They are passed on by name, or not at all."""
+    assert fcntl.fcntl(getattr(pages, page).descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+
+
+# what a worker says
+
+
+def test_a_request_is_published(pages: Pages) -> None:
+    """State, number, start, generation, method and URI arrive as they were said; the neighbours are untouched."""
+    slot = pages.slot(69, generation=7)
+    slot.begin(RUNNING, "POST", "/orders?id=1", 12.5)
+    assert pages.board.read(69) == SlotRecord(1, 12.5, 7, "POST", "/orders?id=1")
+    assert pages.board.states() == bytes(69) + bytes([RUNNING])
+    assert pages.board.read(68) == SlotRecord(0, 0.0, 0, "", "")
+
+
+def test_states_are_seen_as_they_change(pages: Pages) -> None:
+    """Each state is one byte of its slot, seen by both sides."""
+    slot = pages.slot(3)
+    seen = []
+    for state in (IDLE, READING, RUNNING, WRITING):
+        slot.enter(state)
+        seen.append((pages.board.state(3), pages.board.states()[3]))
+    pages.board.set_state(3, FREE)
+    seen.append((pages.board.state(3), pages.board.states()[3]))
+    assert seen == [(state, state) for state in (IDLE, READING, RUNNING, WRITING, FREE)]
+
+
+@pytest.mark.parametrize(
+    ("method", "uri", "shown_method", "shown_uri"),
+    [
+        ("", "", "", ""),
+        ("M" * 16, "u" * 464, "M" * 16, "u" * 464),
+        ("M" * 17, "u" * 465, "M" * 16, "u" * 464),
+        ("M" * 100_000, "u" * 100_000, "M" * 16, "u" * 464),
+        ("GET", "/caf\xe9\x00\xff", "GET", "/caf\xe9\x00\xff"),
+        ("GET", "/\u20ac\udc80", "GET", "/??"),
+    ],
+)
+def test_text_is_cut_and_never_refused(pages: Pages, method: str, uri: str, shown_method: str, shown_uri: str) -> None:
+    """What is too long is cut; what is no latin-1 (no environ holds such) shows as a question mark."""
+    pages.slot().begin(RUNNING, method, uri, 1.0)
+    record = pages.board.read(0)
+    assert (record.method, record.uri) == (shown_method, shown_uri)
+
+
+def test_counters_outlive_their_worker(pages: Pages) -> None:
+    """The next one in the slot goes on counting."""
+    first = pages.slot()
+    for _ in range(3):
+        first.begin(RUNNING, "GET", "/", 1.0)
+    second = pages.slot(generation=2)
+    assert second.requests == 3
+    second.begin(RUNNING, "GET", "/", 2.0)
+    assert pages.board.read(0) == SlotRecord(4, 2.0, 2, "GET", "/")
+
+
+@pytest.mark.parametrize(
+    "left", [b"\xff" * RECORD, b"\xfe" * RECORD, b"\x00" * 8 + b"\xff" * 504, b"\x01" + bytes(511)]
+)
+def test_what_a_madman_left_does_not_stop_his_successor(pages: Pages, left: bytes) -> None:
+    """Counters at their very end are begun anew rather than overflow, and the next record is whole."""
+    scribble(pages.board, 0, left)
+    slot = pages.slot()
+    for _ in range(3):
+        slot.begin(RUNNING, "GET", "/", 1.0)
+    record = pages.board.read(0)
+    assert (record.method, record.uri, record.started, record.requests) == ("GET", "/", 1.0, slot.requests)
+
+
+# the doorbell and the retire flag
+
+
+@pytest.mark.parametrize(
+    ("armed", "other", "rings"),
+    [(True, RUNNING, True), (True, FREE, True), (True, IDLE, False), (False, RUNNING, False), (False, IDLE, False)],
+)
+def test_the_doorbell(pages: Pages, armed: bool, other: int, rings: bool) -> None:
+    """The worker that takes the last idle slot rings if the master armed it, and nobody else does."""
+    pages.control.arm_doorbell(armed)
+    pages.slot(69).enter(other)
+    slot = pages.slot(0)
+    slot.enter(IDLE)
+    slot.leave_idle(READING)
+    assert (pages.rung(), pages.board.state(0)) == (rings, READING)
+
+
+def test_an_idle_byte_beyond_the_slots_counts_for_nobody(pages: Pages) -> None:
+    """The rest of the row of state bytes is not asked."""
+    writable = mmap.mmap(pages.board.descriptor, 0)
+    writable[SLOTS] = IDLE
+    pages.control.arm_doorbell(True)
+    pages.slot(0).leave_idle(READING)
+    assert pages.rung()
+
+
+def test_the_retire_flag_is_for_one_slot(pages: Pages) -> None:
+    """Seen at once by the worker in it, by no other, and gone when the master clears it."""
+    slots = [pages.slot(number) for number in range(3)]
+    pages.control.retire(1, True)
+    assert [slot.retire for slot in slots] == [False, True, False]
+    pages.control.retire(1, False)
+    assert [slot.retire for slot in slots] == [False, False, False]
+
+
+def test_a_copy_forgets(pages: Pages) -> None:
+    """After `forget` nothing that the copy does reaches the shared pages, and nothing it does fails."""
+    slot = pages.slot(1)
+    slot.begin(RUNNING, "GET", "/before", 1.0)
+    pages.control.retire(1, True)
+    slot.forget()
+    slot.begin(WRITING, "GET", "/after", 2.0)
+    slot.enter(IDLE)
+    assert (slot.retire, pages.board.state(1), pages.board.read(1).uri) == (False, RUNNING, "/before")
+
+
+# what the master makes of anything
+
+
+def scribble(board: Scoreboard, slot: int, record: bytes) -> None:
+    """Write a record as a worker could."""
+    page = mmap.mmap(board.descriptor, 0)
+    page[ROOM + slot * RECORD : ROOM + (slot + 1) * RECORD] = record
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def board() -> Iterator[Scoreboard]:
+    board = Scoreboard(SLOTS)
+    yield board
+    board.close()
+
+
+@given(record=st.binary(min_size=RECORD, max_size=RECORD), slot=st.integers(0, SLOTS - 1))
+def test_any_bytes_can_be_read(board: Scoreboard, record: bytes, slot: int) -> None:
+    """Numbers within their fields, text of bounded length, and no exception, whatever the bytes are."""
+    scribble(board, slot, record)
+    read = board.read(slot)
+    assert 0 <= read.requests < 2**64
+    assert 0 <= read.generation < 2**32
+    assert (len(read.method) <= 16, len(read.uri) <= 464) == (True, True)
+
+
+@pytest.mark.parametrize("started", [math.nan, math.inf, -math.inf, -1e308, 1e308, 5e-324, -0.0])
+def test_any_number_can_be_a_start(board: Scoreboard, started: float) -> None:
+    """It is handed on as it is: whoever uses it judges it."""
+    scribble(board, 0, struct.pack("<QQdIHH16s464s", 0, 1, started, 1, 3, 1, b"GET", b"/"))
+    assert struct.pack("<d", board.read(0).started) == struct.pack("<d", started)
+
+
+def test_a_record_that_never_gets_whole_is_read_all_the_same(board: Scoreboard) -> None:
+    """A worker that died while it wrote leaves an odd sequence: the record is shown as it stands, after a few tries."""
+    scribble(board, 0, struct.pack("<QQdIHH16s464s", 7, 5, 1.0, 2, 3, 4, b"GET", b"/torn"))
+    assert board.read(0) == SlotRecord(5, 1.0, 2, "GET", "/tor")
+
+
+@pytest.mark.parametrize("length", [0, 3, 16, 17, 65_535])
+def test_a_length_beyond_its_field_is_the_whole_field(board: Scoreboard, length: int) -> None:
+    """It never reads into the next record."""
+    scribble(board, 0, struct.pack("<QQdIHH16s464s", 2, 1, 1.0, 1, length, length, b"M" * 16, b"u" * 464))
+    read = board.read(0)
+    assert (len(read.method), len(read.uri)) == (min(length, 16), min(length, 464))
+
+
+def test_every_byte_is_a_state(board: Scoreboard) -> None:
+    """0 to 255, as the worker put it there."""
+    page = mmap.mmap(board.descriptor, 0)
+    page[:SLOTS] = bytes(range(256 - SLOTS, 256))
+    assert [board.state(slot) for slot in range(SLOTS)] == list(board.states()) == list(range(256 - SLOTS, 256))
+    page[:SLOTS] = bytes(SLOTS)
+
+
+def test_close_gives_everything_back() -> None:
+    """No descriptor is left, and a worker's own view goes on."""
+    before = os.listdir("/proc/self/fd")
+    board, control = Scoreboard(64), ControlPage(64)
+    slot = Slot(0, 64, board.descriptor, control.descriptor, -1, 1, IDLE)
+    board.close()
+    control.close()
+    slot.enter(RUNNING)
+    assert slot.retire is False
+    del slot
+    assert os.listdir("/proc/self/fd") == before
