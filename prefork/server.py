@@ -17,7 +17,7 @@ from typing import Any
 import prefork
 from prefork.config.load import from_keywords
 from prefork.config.model import Config, PoolConfig
-from prefork.errors import PreforkError
+from prefork.errors import ConfigurationError, PreforkError
 from prefork.log import Logger, make_logger
 from prefork.master.holdings import Holdings
 from prefork.master.launch import Launch
@@ -61,6 +61,7 @@ def run(config: Config) -> int:
     try:
         for pool in config.pools:
             listeners.append(_claim(pool))  # noqa: PERF401 - those claimed before one that fails must be let go
+        _check_inherited(listeners)
         # Two descriptors a worker live in the master; the workers get the limit that we found.
         resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
         master = Master(logger)
@@ -99,6 +100,18 @@ def _claim(pool: PoolConfig) -> Listener:
         group=pool.socket_group,
         backlog=pool.backlog,
     )
+
+
+def _check_inherited(listeners: list[Listener]) -> None:
+    """Two pools may not share a socket; paths and names are told apart by their claims, descriptors only here."""
+    inodes: dict[int, Listener] = {}
+    for listener in listeners:
+        if listener.inherited:
+            other = inodes.setdefault(listener.inode, listener)
+            if other is not listener:
+                raise ConfigurationError(
+                    f"{other} and {listener} are the same socket: each pool needs a listener of its own"
+                )
 
 
 def _performer(pool: PoolConfig, listener: Listener, launch: Launch, logger: Logger, master: Master) -> Performer:

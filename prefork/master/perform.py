@@ -134,7 +134,7 @@ class Performer:
 
     def _report_reach(self) -> None:
         path = self.holdings.listener.path
-        if path is None or self.holdings.listener.inherited:
+        if path is None:
             return
         verdict = diagnose(path)
         report = self.logger.warning if verdict.reach is Reach.BLOCKED else self.logger.info
