@@ -33,7 +33,7 @@ _NAME: Final = "preforkctl"
 _NO_SOCKET: Final = """\
 no socket: expected one of
   --socket /run/mysite/app.sock   the path the server was started with, or its @name
-  SOCK_PATH=/run/mysite/app.sock  in the environment (PREFORK_SOCKET is the same)"""
+  SOCK_PATH=/run/mysite/app.sock  in the environment, or PREFORK_SOCKET, which wins over it"""
 
 # How often `wait` looks: soon at first, since a server may be up in a moment, and never often enough to cost anything.
 _FIRST_PAUSE: Final = 0.01
@@ -96,7 +96,7 @@ def _socket(said: str | None, environ: Mapping[str, str]) -> str:
 
 def _seconds(text: str) -> float:
     try:
-        return float(str(duration()(text)))
+        return duration()(text)
     except ValueError as problem:
         raise UsageError(f"--timeout: expected {problem}, found {text!r}") from None
 
@@ -226,7 +226,9 @@ def _ask_values(address: Address, patience: float) -> None:
                 reader.receive(data)
         except TimeoutError:
             raise Failure(f"{address}: connected, but no worker answers: all are busy, or hang") from None
-        except (ConnectionError, ProtocolError) as problem:
+        except ConnectionError as problem:
+            raise Failure(f"{address}: the connection broke: {problem.strerror}") from None
+        except ProtocolError as problem:
             raise Failure(f"{address}: what listens there speaks no FastCGI ({problem})") from None
 
 

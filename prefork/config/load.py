@@ -44,7 +44,7 @@ no socket: expected one of
   --socket /run/mysite/app.sock   a path in a directory that the web server may enter
   --socket @mysite                a name in the abstract namespace
   --socket fd://3                 a listening socket inherited from the parent process
-  SOCK_PATH=/run/mysite/app.sock  in the environment (PREFORK_SOCKET is the same)"""
+  SOCK_PATH=/run/mysite/app.sock  in the environment, or PREFORK_SOCKET, which wins over it"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _OCTAL: Final = re.compile(r"(?:0o)?([0-7]{1,6})", re.ASCII)
 
 
-def duration(*, least: float = 0.0) -> Reader:
+def duration(*, least: float = 0.0) -> Callable[[str], float]:
     """Seconds as a float, from ``250ms``, ``30s``, ``5m``, ``1h`` or a bare number of seconds."""
     expected = f"a duration such as 250ms, 30s, 5m or plain seconds, from {spell_duration(least)} to 24 days"
 
@@ -56,7 +56,7 @@ def duration(*, least: float = 0.0) -> Reader:
     return read
 
 
-def size(*, least: int, most: int = _LARGEST) -> Reader:
+def size(*, least: int, most: int = _LARGEST) -> Callable[[str], int]:
     """Bytes as an int, from ``4096``, ``64K``, ``256M`` or ``1G`` (powers of 1024, either case)."""
     expected = f"a size such as 64K, 256M or plain bytes, from {spell_size(least)} to {spell_size(most)}"
 
@@ -72,7 +72,7 @@ def size(*, least: int, most: int = _LARGEST) -> Reader:
     return read
 
 
-def number(least: int, most: int) -> Reader:
+def number(least: int, most: int) -> Callable[[str], int]:
     """A decimal number within bounds."""
     expected = f"a number from {least} to {most}"
 
@@ -84,7 +84,7 @@ def number(least: int, most: int) -> Reader:
     return read
 
 
-def octal(most: int) -> Reader:
+def octal(most: int) -> Callable[[str], int]:
     """Permission bits, written in octal: ``0660``, ``660`` or ``0o660``."""
     expected = f"octal digits from 0 to 0{most:o}, as chmod(1) takes them"
 
@@ -97,7 +97,7 @@ def octal(most: int) -> Reader:
     return read
 
 
-def choice(*words: str) -> Reader:
+def choice(*words: str) -> Callable[[str], str]:
     """One of a few words, spelled exactly."""
     expected = f"{', '.join(words[:-1])} or {words[-1]}"
 
@@ -109,7 +109,7 @@ def choice(*words: str) -> Reader:
     return read
 
 
-def matching(pattern: str, expected: str) -> Reader:
+def matching(pattern: str, expected: str) -> Callable[[str], str]:
     """Text that matches the whole pattern, unchanged."""
     compiled = re.compile(pattern)
 

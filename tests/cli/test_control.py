@@ -324,6 +324,10 @@ def close(connection: socket.socket) -> None:
     connection.recv(4096)
 
 
+def reset(connection: socket.socket) -> None:
+    connection.recv(1)  # closing on what was not read resets
+
+
 def hold(connection: socket.socket) -> None:
     while connection.recv(4096):  # until the client gives up
         pass
@@ -338,6 +342,7 @@ def speak_http(connection: socket.socket) -> None:
     ("script", "message"),
     [
         (close, "the connection was closed without an answer"),
+        (reset, "the connection broke: Connection reset by peer"),
         (hold, "connected, but no worker answers: all are busy, or hang"),
         (speak_http, "what listens there speaks no FastCGI (a FastCGI record begins with version 1"),
     ],
