@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["after_response"]
+__all__ = ["after_response", "lend"]
 
 _Register = Callable[[Callable[[], Any]], None]
 

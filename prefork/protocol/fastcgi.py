@@ -27,7 +27,12 @@ from prefork.protocol.request import Request, finish
 __all__ = [
     "ABORTED",
     "BODY",
+    "CGI_VARIABLES",
     "END_OF_BODY",
+    "MAX_IGNORED_BYTES",
+    "MAX_IGNORED_RECORDS",
+    "MAX_MANAGEMENT_CONTENT",
+    "MAX_REPLIES",
     "NEED_DATA",
     "REFUSED",
     "REQUEST",

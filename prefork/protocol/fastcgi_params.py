@@ -8,7 +8,7 @@ from prefork.errors import ProtocolError
 from prefork.protocol.fastcgi_records import decode_pairs
 from prefork.protocol.request import merge_duplicate
 
-__all__ = ["decode_parameters"]
+__all__ = ["MAX_NAME", "decode_parameters"]
 
 # nginx's default for a whole header field is 8 KiB (large_client_header_buffers).
 MAX_NAME: Final = 4_096

@@ -33,7 +33,7 @@ from prefork.worker.stream import Errors, FileWrapper, Input
 from prefork.worker.transfer import BodyLimits, Transfer
 from prefork.worker.wsgi import Response, close_result
 
-__all__ = ["Exchange", "Limits"]
+__all__ = ["CLOSE_SECONDS", "Exchange", "Limits"]
 
 # How long a peer that keeps connections may take to close this one after its answer (nginx: 78 microseconds).
 CLOSE_SECONDS: Final = 0.2

@@ -133,8 +133,10 @@ class Errors:
         if self.pending:
             self.discard()
 
-    def write(self, text: str) -> int:
-        """Log every line that is complete; keep the text for the proxy as well."""
+    def write(self, text: Any) -> int:
+        """Log every line of this ``str`` that is complete; keep the text for the proxy as well."""
+        if not isinstance(text, str):
+            raise TypeError(f"wsgi.errors takes str, found {type(text).__name__}")
         if self._size < _MAX_PENDING:
             self._for_proxy.append(text[: _MAX_PENDING - self._size])
             self._size += len(text)

@@ -104,6 +104,7 @@ class Transfer:
             raise self._cut_off(error.status, f"the client broke its protocol: {error}") from error
 
     def _feed(self) -> None:
+        self._send_replies()
         try:
             data = self.connection.receive()
         except ClientDisconnected as error:
@@ -115,7 +116,6 @@ class Transfer:
             # It may still read what we answer: shutdown(SHUT_WR) looks the same as close(2) from here.
             raise self._cut_off(400, f"the client closed the connection after {self._received} bytes of its body")
         self._reader.receive(data)
-        self._send_replies()
 
     def _cut_off(self, status: int, reason: str) -> ClientDisconnected:
         """The body cannot be had: what to raise into the application, and what to answer unless it does."""
@@ -199,11 +199,15 @@ class Transfer:
             elif event == fastcgi.ABORTED:
                 raise self._abort()
             elif event == fastcgi.NEED_DATA:
-                data = self.connection.receive_now()
+                self._send_replies()
+                try:
+                    data = self.connection.receive_now()
+                except ClientDisconnected:
+                    self.gone = self.interrupted = True
+                    raise
                 if not data:  # None: nothing new. Nothing more at all: legal, a client may half-close.
                     return
                 self._reader.receive(data)
-                self._send_replies()
 
     # -- the end
 

@@ -300,7 +300,7 @@ def test_memory_of_a_streamed_body_is_flat() -> None:
 @pytest.mark.parametrize("head", [HEAD, encode_begin_request(1, flags=records.KEEP_CONN) + HEAD[16:]])
 @pytest.mark.parametrize("rest", [EOF, encode_stdin(b"unread") + EOF, b""])
 def test_requests_follow_each_other(head: bytes, rest: bytes) -> None:
-    """After `release` what is left of the old request is skipped, and the next one is read, in the same bytes or later."""
+    """After `release` what is left of the old request is skipped, and the next one is read."""
     reader = Reader(LIMITS)
     reader.receive(head + rest)
     assert reader.next_event() == fastcgi.REQUEST
