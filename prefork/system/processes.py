@@ -168,7 +168,7 @@ def execute(
             os.execve(arguments[0], list(arguments), dict(environment))
         except PreforkError as error:
             os.write(errors, f"{error.exit_status} {error}".encode("utf-8", "backslashreplace"))
-        except (OSError, ValueError) as error:  # ValueError: a NUL in an argument or in the environment
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to learn of it
             reason = error.strerror if isinstance(error, OSError) else error
             os.write(errors, f"70 cannot start {arguments[0]}: {reason}".encode("utf-8", "backslashreplace"))
         os._exit(70)
