@@ -2,7 +2,7 @@
 
 Feed what arrived with `Reader.receive` and ask `Reader.next_event` until it says `NEED_DATA`; what an event carries
 lies in `Reader.request` or `Reader.piece`. What must be answered at once (management records, refused requests) piles
-up in `Reader.take_replies`. A response is framed by `encode_head` and `Reader.encode`.
+up in `Reader.take_replies`. A response is framed by `fastcgi_records.encode_head` and `Reader.encode`.
 
 * One request at a time: a second id is answered CANT_MPX_CONN, another role than responder UNKNOWN_ROLE, and their
   records are skipped. A connection may carry requests one after the other (KEEP_CONN).
@@ -21,13 +21,12 @@ from typing import Final, final
 
 from prefork.errors import ProtocolError
 from prefork.protocol import fastcgi_records as records
-from prefork.protocol.fastcgi_params import decode_parameters
+from prefork.protocol.fastcgi_params import HeadLimits, decode_parameters
 from prefork.protocol.request import Request, finish
 
 __all__ = [
     "ABORTED",
     "BODY",
-    "CGI_VARIABLES",
     "END_OF_BODY",
     "MAX_IGNORED_BYTES",
     "MAX_IGNORED_RECORDS",
@@ -36,9 +35,7 @@ __all__ = [
     "NEED_DATA",
     "REFUSED",
     "REQUEST",
-    "HeadLimits",
     "Reader",
-    "encode_head",
 ]
 
 # Events. Plain integers: compiled code compares them in one instruction.
@@ -49,8 +46,6 @@ END_OF_BODY: Final = 3
 ABORTED: Final = 4  # the peer wants the request ended; it still expects END_REQUEST
 REFUSED: Final = 5  # a request was refused and the peer keeps nothing open: reply, then close
 
-# Parameters that are no headers, on top of max_header_count. nginx's stock file sends 24.
-CGI_VARIABLES: Final = 100
 # Records and bytes that belong to no request: ids that were refused or are over, padding-only and DATA records.
 MAX_IGNORED_RECORDS: Final = 1_024
 MAX_IGNORED_BYTES: Final = 1_048_576
@@ -79,23 +74,6 @@ _NONE: Final = 0
 _IN_HEAD: Final = 1
 _IN_BODY: Final = 2
 _ENDED: Final = 3
-
-
-@final
-class HeadLimits:
-    """How large a request's head may be (bytes of all parameters, number of headers), and GET_VALUES' answers."""
-
-    __slots__ = ("max_connections", "max_header_count", "max_header_size")
-
-    def __init__(self, max_header_size: int, max_header_count: int, max_connections: int = 1) -> None:
-        self.max_header_size = max_header_size
-        self.max_header_count = max_header_count
-        self.max_connections = max_connections
-
-
-def encode_head(status: str, fields: str) -> bytes:
-    """A response's head: a CGI ``Status`` (nginx ignores an HTTP status line) and fields that end in CR LF each."""
-    return f"Status: {status}\r\n{fields}\r\n".encode("latin-1")
 
 
 @final
@@ -257,7 +235,7 @@ class Reader:
         data = self._head if parts is None else bytes(parts)
         self._head = b""
         self._head_parts = None
-        environ = decode_parameters(data, self._limits.max_header_count + CGI_VARIABLES)
+        environ = decode_parameters(data, self._limits.max_parameters)
         self.request = finish(environ)
         self._phase = _IN_BODY
         return REQUEST
@@ -374,14 +352,9 @@ class Reader:
         if kind != records.GET_VALUES:
             self._reply(records.encode_unknown_type(kind))
             return
-        known = {
-            b"FCGI_MAX_CONNS": str(self._limits.max_connections).encode(),
-            b"FCGI_MAX_REQS": str(self._limits.max_connections).encode(),
-            b"FCGI_MPXS_CONNS": b"0",
-        }
-        asked = {name for name, _ in records.decode_pairs(content)}
-        values = [(name, value) for name, value in known.items() if name in asked]
-        self._reply(records.encode_record(records.GET_VALUES_RESULT, 0, records.encode_pairs(values)))
+        limit = str(self._limits.max_connections).encode()
+        values = {b"FCGI_MAX_CONNS": limit, b"FCGI_MAX_REQS": limit, b"FCGI_MPXS_CONNS": b"0"}
+        self._reply(records.encode_values_result(content, values))
 
     def _reply(self, reply: bytes) -> None:
         self._reply_count += 1

@@ -9,7 +9,7 @@ Sections named below are those of the FastCGI Specification, version 1.0, 29 Apr
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from prefork.errors import ProtocolError
@@ -42,11 +42,13 @@ __all__ = [
     "decode_pairs",
     "encode_begin_request",
     "encode_end_request",
+    "encode_head",
     "encode_header",
     "encode_pairs",
     "encode_record",
     "encode_stream",
     "encode_unknown_type",
+    "encode_values_result",
     "ending",
     "frame",
 ]
@@ -120,6 +122,11 @@ def encode_end_request(identifier: int, protocol_status: int, application_status
     return encode_record(END_REQUEST, identifier, _END.pack(application_status, protocol_status))
 
 
+def encode_head(status: str, fields: str) -> bytes:
+    """A response's head: a CGI ``Status`` (nginx ignores an HTTP status line) and fields that end in CR LF each."""
+    return f"Status: {status}\r\n{fields}\r\n".encode("latin-1")
+
+
 def encode_unknown_type(kind: int) -> bytes:
     """The answer to a management record of a type we do not know (section 4.2)."""
     return encode_record(UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0)))
@@ -164,6 +171,12 @@ def encode_pairs(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
     for name, value in pairs:
         parts += (_encode_length(len(name)), _encode_length(len(value)), name, value)
     return b"".join(parts)
+
+
+def encode_values_result(asked: bytes, values: Mapping[bytes, bytes]) -> bytes:
+    """The answer to GET_VALUES with this content: the values we know of those it asks for (section 4.1)."""
+    names = {name for name, _ in decode_pairs(asked)}
+    return encode_record(GET_VALUES_RESULT, 0, encode_pairs([pair for pair in values.items() if pair[0] in names]))
 
 
 def _encode_length(length: int) -> bytes:

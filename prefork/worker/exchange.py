@@ -26,6 +26,8 @@ from prefork import hooks
 from prefork.errors import ClientDisconnected, ProtocolError
 from prefork.policy.model import FINISHING, READING, RUNNING
 from prefork.protocol import detect, fastcgi
+from prefork.protocol.fastcgi_params import HeadLimits
+from prefork.protocol.fastcgi_records import encode_head
 from prefork.protocol.request import Request
 from prefork.system.scoreboard import Slot
 from prefork.worker.connection import Connection, Peer
@@ -64,7 +66,7 @@ class Exchange:
         self._slot = slot
         self._logger = logger
         self._limits = limits
-        self._head_limits = fastcgi.HeadLimits(limits.max_header_size, limits.max_header_count, limits.max_connections)
+        self._head_limits = HeadLimits(limits.max_header_size, limits.max_header_count, limits.max_connections)
         self._body_limits = BodyLimits(limits.max_body_size, limits.body_timeout)
         self._errors = Errors(logger)
         self._connections: dict[int, Connection] = {}
@@ -294,7 +296,7 @@ def _plain(status: int) -> bytes:
     reason = HTTPStatus(status).phrase
     text = f"{status} {reason}\n"
     fields = f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
-    return fastcgi.encode_head(f"{status} {reason}", fields) + text.encode()
+    return encode_head(f"{status} {reason}", fields) + text.encode()
 
 
 def _send_plain(connection: Connection, reader: fastcgi.Reader, status: int) -> None:

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable
 from typing import Any, Final, final
 
-from prefork.protocol.fastcgi import encode_head
+from prefork.protocol.fastcgi_records import encode_head
 from prefork.worker.headers import check_fields, check_status
 from prefork.worker.stream import FileWrapper
 from prefork.worker.transfer import Transfer

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from prefork.errors import ProtocolError
 from prefork.protocol import fastcgi
 from prefork.protocol import fastcgi_records as records
-from prefork.protocol.fastcgi import HeadLimits, Reader
+from prefork.protocol.fastcgi import Reader
 from prefork.protocol.fastcgi_client import ResponseReader, encode_request, encode_stdin
-from prefork.protocol.fastcgi_params import decode_parameters
+from prefork.protocol.fastcgi_params import HeadLimits, decode_parameters
 from prefork.worker.exchange import Limits
 from wire import Desk, hello
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from prefork.errors import ProtocolError
 from prefork.protocol import fastcgi
 from prefork.protocol import fastcgi_records as records
-from prefork.protocol.fastcgi import HeadLimits, Reader
+from prefork.protocol.fastcgi import Reader
 from prefork.protocol.fastcgi_client import encode_request, encode_stdin
+from prefork.protocol.fastcgi_params import HeadLimits
 from prefork.protocol.fastcgi_records import encode_begin_request, encode_header, encode_pairs, encode_record
 
 LIMITS = HeadLimits(65_536, 200, 8)
@@ -332,8 +333,3 @@ def test_response_is_framed_for_the_request_at_hand() -> None:
     assert b"".join(reader.encode([], 0, True)) == records.ending(7, True)
     assert reader.encode_errors(b"oh") == encode_record(records.STDERR, 7, b"oh")
     assert reader.encode_header(5) == encode_header(records.STDOUT, 7, 5)
-
-
-def test_head_is_cgi() -> None:
-    """A response begins with Status, never with an HTTP status line, in latin-1."""
-    assert fastcgi.encode_head("404 Nöt Found", "A: b\r\n") == b"Status: 404 N\xf6t Found\r\nA: b\r\n\r\n"

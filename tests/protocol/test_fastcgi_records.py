@@ -93,3 +93,16 @@ def test_pairs_that_go_on_after_the_end(data: bytes) -> None:
     """Refused, and nothing is allocated for what was declared."""
     with pytest.raises(ProtocolError):
         records.decode_pairs(data)
+
+
+def test_head_is_cgi() -> None:
+    """A response begins with Status, never with an HTTP status line, in latin-1."""
+    assert records.encode_head("404 Nöt Found", "A: b\r\n") == b"Status: 404 N\xf6t Found\r\nA: b\r\n\r\n"
+
+
+def test_values_result() -> None:
+    """What is known of what was asked for, in our order; asking twice changes nothing."""
+    asked = records.encode_pairs([(b"B", b""), (b"C", b"x"), (b"A", b""), (b"A", b"")])
+    values = records.encode_pairs([(b"A", b"1"), (b"B", b"2")])
+    result = records.encode_record(records.GET_VALUES_RESULT, 0, values)
+    assert records.encode_values_result(asked, {b"A": b"1", b"B": b"2", b"D": b"3"}) == result

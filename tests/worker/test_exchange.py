@@ -473,8 +473,8 @@ def test_a_request_that_arrives_instead_of_the_close_is_served(desk: Desk, first
     with desk.client(desk.exchange(application)) as client:
         for identifier in (1, 1, 7):
             client.reader = ResponseReader(identifier)
-            client.send(encode_request({**HEAD, "CONTENT_LENGTH": "5"}, keep_conn=True, request_id=identifier))
-            client.send(encode_stdin(b"hello", identifier) + encode_stdin(b"", identifier))
+            head = encode_request({**HEAD, "CONTENT_LENGTH": "5"}, keep_conn=True, request_id=identifier)
+            client.send(head + encode_stdin(b"hello", identifier) + encode_stdin(b"", identifier))
             client.until(lambda reader: reader.ended)
             assert client.reader.stdout.endswith(b"hello")
     assert desk.log.loud == []
