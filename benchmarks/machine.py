@@ -3,6 +3,9 @@
 CPU time is read from the kernel's per-process CPU clocks, in nanoseconds, for every living process of the tree, plus
 what the tree's ended children are charged with in /proc/PID/stat (in clock ticks; zero while nobody ends). Both are
 user and system time together.
+
+What everybody else on the machine used meanwhile is the difference between the processors' busy time and that of the
+rig itself; it says how far a run can be trusted, since neighbours cost a server its caches.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-__all__ = ["Load", "Problem", "Tree", "find", "free_port", "load", "nginx", "probe", "stopping", "wait_for"]
+__all__ = ["Load", "Problem", "Tree", "busy", "find", "free_port", "load", "nginx", "probe", "stopping", "wait_for"]
 
 _PATIENCE = 30.0  # seconds; for what takes far less than one
 _PARAMS = Path("/etc/nginx/fastcgi_params")
@@ -92,17 +95,17 @@ def stopping(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[byte
 
 
 @contextmanager
-def nginx(folder: Path, sockets: Mapping[int, Path]) -> Iterator[None]:
+def nginx(folder: Path, sockets: Mapping[int, Path]) -> Iterator[Tree]:
     """One nginx with one worker and stock parameters; every port leads to a socket."""
     folder.mkdir()
     user = f"user {pwd.getpwuid(os.geteuid()).pw_name};" if os.geteuid() == 0 else ""
     servers = "\n".join(_SERVER.format(port=port, params=_PARAMS, socket=path) for port, path in sockets.items())
     (folder / "nginx.conf").write_text(_CONFIGURATION.format(user=user, folder=folder, servers=servers))
     command = [find("nginx"), "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
-    with stopping(subprocess.Popen(command, stdin=subprocess.DEVNULL)):
+    with stopping(subprocess.Popen(command, stdin=subprocess.DEVNULL)) as process:
         for port in sockets:
             wait_for(partial(_connects, port), "nginx listens")
-        yield
+        yield Tree(process.pid)
 
 
 def _connects(port: int) -> bool:
@@ -127,20 +130,29 @@ class Load:
 
     requests: int
     seconds: float
+    cpu: float  # what wrk itself used, in seconds
     complaint: str  # empty if every answer was good
 
 
 def load(port: int, seconds: int) -> Load:
     """Four connections, one thread, for that long."""
     command = [find("wrk"), "-t1", "-c4", f"-d{seconds}s", f"http://127.0.0.1:{port}/"]
-    begin = time.monotonic()
+    begin, before = time.monotonic(), os.times()
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + _PATIENCE, check=False)
     counted = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", done.stdout)
     if done.returncode or counted is None:
         raise Problem(f"wrk failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
     bad = re.search(r"(Non-2xx.*|Socket errors.*)", done.stdout)
     taken = float(counted[2]) * {"ms": 0.001, "s": 1, "m": 60}[counted[3]]
-    return Load(int(counted[1]), min(taken, time.monotonic() - begin), bad[1].strip() if bad else "")
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return Load(int(counted[1]), min(taken, time.monotonic() - begin), used, bad[1].strip() if bad else "")
+
+
+def busy() -> float:
+    """Seconds that all processors together were not idle, since the machine started (proc(5), /proc/stat)."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / _TICKS
 
 
 class Tree:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Row", "Run", "as_json", "as_markdown", "machine", "rows"]
+__all__ = ["Row", "Run", "as_json", "as_markdown", "disturbance", "machine", "quietest", "rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Run:
     requests: int
     seconds: float
     cpu: float  # seconds, the server's whole process tree
+    others: float  # processors that other processes of the machine kept busy meanwhile
     invalid: str = ""  # why this run says nothing, if so
 
     @property
@@ -62,6 +63,16 @@ def _row(name: str, what: str, runs: Sequence[Run], floor: Sequence[Run]) -> Row
         highest=max(costs),
         ratio=statistics.median(run.microseconds / base.microseconds for run, base in pairs) if pairs else None,
     )
+
+
+def quietest(rounds: Sequence[Mapping[str, Run]], count: int) -> list[Mapping[str, Run]]:
+    """The rounds in which others disturbed the least, by the worst run of each."""
+    return sorted(rounds, key=disturbance)[:count]
+
+
+def disturbance(runs: Mapping[str, Run]) -> float:
+    """How many processors others kept busy in the worst run of a round."""
+    return max((run.others for run in runs.values()), default=0.0)
 
 
 def machine() -> str:
