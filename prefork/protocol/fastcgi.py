@@ -56,12 +56,16 @@ MAX_MANAGEMENT_CONTENT: Final = 1_024
 
 _HEADER: Final = struct.Struct(">BBHHBx")
 
-# What nginx begins with: request 1, a responder (flags and reserved bytes follow), its parameters (lengths follow);
-# and the ends of its streams.
-_USUAL_BEGIN: Final = b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01"
-_PARAMS: Final = b"\x01\x04\x00\x01"
+# What nginx begins with: request 1, a responder, flags 0 or KEEP_CONN, then parameters, whose length follows; and
+# what it goes on with: the end of the parameters, and that of the body if there is none.
+_USUAL_BEGIN: Final = (
+    b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01\x04\x00\x01",
+    b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x01\x00\x00\x00\x00\x00\x01\x04\x00\x01",
+)
+_FLAGS_AT: Final = 10
+_LENGTHS_AT: Final = 20
 _END_OF_PARAMS: Final = b"\x01\x04\x00\x01\x00\x00\x00\x00"
-_END_OF_STDIN: Final = b"\x01\x05\x00\x01\x00\x00\x00\x00"
+_END_OF_BOTH: Final = b"\x01\x04\x00\x01\x00\x00\x00\x00\x01\x05\x00\x01\x00\x00\x00\x00"
 
 # What is done with the content of the record at hand.
 _SKIP: Final = 0
@@ -167,28 +171,26 @@ class Reader:
         Leaves the reader as the long way does; or untouched, when the head is any other.
         """
         data = self._data
-        start = self._offset + 2 * records.HEADER_SIZE
-        if self._content or self._padding or len(data) - start < records.HEADER_SIZE:
+        offset = self._offset
+        if self._content or self._padding or len(data) - offset < 3 * records.HEADER_SIZE:
             return False
-        content = data[start + 4] << 8 | data[start + 5]
-        padding = data[start + 6]
-        stop = start + records.HEADER_SIZE + content
-        if (
-            not data.startswith(_PARAMS, start)
-            or not 0 < content <= self._limits.max_header_size
-            or not data.startswith(_END_OF_PARAMS, stop + padding)
-        ):
+        content = data[offset + _LENGTHS_AT] << 8 | data[offset + _LENGTHS_AT + 1]
+        start = offset + 3 * records.HEADER_SIZE
+        stop = start + content
+        after = stop + data[offset + _LENGTHS_AT + 2]  # padding
+        no_body = data.startswith(_END_OF_BOTH, after)
+        if not 0 < content <= self._limits.max_header_size or not (no_body or data.startswith(_END_OF_PARAMS, after)):
             return False
         self.identifier = 1
-        self.keep_connection = bool(data[self._offset + len(_USUAL_BEGIN)] & records.KEEP_CONN)
+        self.keep_connection = data[offset + _FLAGS_AT] != 0
         self._phase = _IN_HEAD
-        self._head = data[start + records.HEADER_SIZE : stop]
-        self._offset = stop + padding + records.HEADER_SIZE
+        self._head = data[start:stop]
+        self._offset = after + len(_END_OF_PARAMS)
         self._finish_head()
-        if data.startswith(_END_OF_STDIN, self._offset):
+        if no_body:
             self._phase = _ENDED
             self._end_due = True
-            self._offset += records.HEADER_SIZE
+            self._offset = after + len(_END_OF_BOTH)
         return True
 
     def _open_record(self, kind: int, identifier: int, content: int) -> int:

@@ -88,7 +88,13 @@ def check_fields(headers: Any, *, may_have_length: bool) -> tuple[str, int]:
         headers = list(headers)
     length = -1
     lines: list[str] = []
-    for name, value in headers:
+    for field in headers:
+        # Not "for name, value": compiled code would go through an iterator for every pair.
+        pair: tuple[Any, ...] = field if type(field) is tuple else tuple(field)
+        if len(pair) != 2:
+            raise TypeError(f"a header must be a tuple of name and value, found {field!r:.80}")
+        name: Any = pair[0]
+        value: Any = pair[1]
         if name not in _ORDINARY and (name == "Content-Length" or _check_name(name)):
             _check_value(name, value)
             repeated = length >= 0

@@ -121,8 +121,7 @@ class Response:
         elif size == self._length:
             head = self._head()
             self._sent = size
-            pieces.insert(0, head)
-            self._transfer.send(pieces, len(head) + size, True)
+            self._transfer.send([head, *pieces], len(head) + size, True)
         else:
             self._send_each(pieces)
 
