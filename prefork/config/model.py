@@ -32,6 +32,9 @@ class PoolConfig:
     socket_owner: str | None = None  # name or number; None: unchanged
     socket_group: str | None = None
     backlog: int = 4096  # clamped by the kernel to net.core.somaxconn
+    protocol: str = "auto"  # auto, fastcgi, http
+    allowed_addresses: tuple[str, ...] = ()  # networks that may connect by TCP; empty: all
+    forwarded_allow: tuple[str, ...] = ("unix", "127.0.0.0/8", "::1")  # whose X-Forwarded-* headers are believed
 
     # processes
     pm: str = "static"
@@ -53,8 +56,18 @@ class PoolConfig:
     group: str | None = None
     chdir: str = "."  # kept as text: every zygote enters it anew
     umask: int | None = None  # of the zygote and workers; None: inherited
+    rlimit_files: int | None = None  # descriptors of a worker; None: inherited
+    rlimit_core: int | None = None  # bytes of a core dump; -1: unlimited; None: inherited
+    no_new_privs: bool = False  # prctl(2): programs with set-user-ID bits get no rights
+    clear_env: bool = False  # the application sees env and little else
     env: Mapping[str, str] = field(default_factory=dict)  # added to the application's environment
     pythonpath: tuple[str, ...] = ()
+
+    # logs
+    access_log: str | None = None  # path, "-" for standard output, "syslog"; None: none
+    access_log_format: str = "combined"
+    access_log_suppress: tuple[str, ...] = ()  # paths whose successes are not logged
+    catch_output: bool = False  # what the application prints goes into the log
 
     @property
     def app_name(self) -> str:
@@ -71,3 +84,7 @@ class Config:
     pools: tuple[PoolConfig, ...]
     log_level: str = "info"  # debug, info, warning, error
     log_format: str = "auto"  # auto: console on a terminal, else json
+    error_log: str = "stderr"  # "stderr", "syslog", or a path
+    daemonize: bool = False
+    pid_file: str | None = None
+    control_socket: str | None = None  # path, or "off"; None: chosen by the server
