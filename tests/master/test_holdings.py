@@ -1,0 +1,101 @@
+"""What the master holds for a pool."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import struct
+
+import pytest
+
+from master.hands import NOW, SLOTS, hands_of
+from prefork.master.holdings import Holdings
+from prefork.policy.model import FREE, IDLE, RETIRING, RUNNING, STARTING
+from prefork.policy.saturation import RunningRequest
+from prefork.system.channel import Place
+from prefork.system.scoreboard import Slot
+
+
+def slot_of(held: Holdings, number: int) -> Slot:
+    return Slot(number, SLOTS, held.scoreboard.descriptor, held.control.descriptor, held.doorbell.descriptor, 1, IDLE)
+
+
+def test_a_slot_is_prepared_and_freed() -> None:
+    """A new worker finds neither its predecessor's state nor the wish that it may leave; a free slot says so."""
+    with hands_of() as hands:
+        holdings = hands.holdings
+        slot = slot_of(holdings, 3)
+        holdings.control.retire(3, True)
+        slot.enter(RETIRING)
+        holdings.prepare_slot(3)
+        assert (holdings.scoreboard.state(3), slot.retire) == (STARTING, False)
+        holdings.free_slot(3)
+        assert holdings.scoreboard.states() == bytes([FREE] * SLOTS)
+
+
+def test_what_a_worker_runs() -> None:
+    """Method, URI and age as it says; nothing before its first request."""
+    with hands_of() as hands:
+        assert hands.holdings.running(3, NOW) is None
+        slot_of(hands.holdings, 3).begin(RUNNING, "GET", "/slow", NOW - 2.5)
+        assert hands.holdings.running(3, NOW) == RunningRequest("GET", "/slow", 2.5)
+
+
+@pytest.mark.parametrize("started", [math.nan, math.inf, -math.inf, NOW + 0.1, 1e308, math.nextafter(NOW, math.inf)])
+def test_a_time_that_cannot_be_is_no_request(started: float) -> None:
+    """Neither NaN nor infinity nor the future reaches a log line."""
+    with hands_of() as hands:
+        slot_of(hands.holdings, 3).begin(RUNNING, "GET", "/", started)
+        assert hands.holdings.running(3, NOW) is None
+
+
+@pytest.mark.parametrize("byte", range(0, 256, 5))
+def test_any_bytes_are_a_request_or_none(byte: int) -> None:
+    """A whole page of one byte: nothing is raised, and an age is a finite number that is not negative."""
+    with hands_of() as hands:
+        page = mmap.mmap(hands.holdings.scoreboard.descriptor, 0)
+        page[:] = bytes([byte]) * len(page)
+        struct.pack_into("<d", page, 64 + 16, NOW - 1e300 if byte % 2 else -1e308)
+        for slot in range(SLOTS):
+            running = hands.holdings.running(slot, NOW)
+            assert running is None or 0 <= running.seconds < math.inf
+
+
+def test_a_zygote_is_given_what_it_expects() -> None:
+    """Each place has its descriptor, and no other."""
+    with hands_of() as hands:
+        gifts = hands.holdings.gifts(42)
+        names = {Place(place).name: os.readlink(f"/proc/self/fd/{gift}") for place, gift in gifts.items() if gift != 42}
+        assert gifts[Place.CHANNEL] == 42
+        assert set(gifts) == set(Place)
+        assert names == {
+            "SCOREBOARD": "/memfd:prefork-scoreboard (deleted)",
+            "CONTROL": "/memfd:prefork-control (deleted)",
+            "DOORBELL": "anon_inode:[eventfd]",
+            "STACKS": "/memfd:prefork-stacks (deleted)",
+        }
+
+
+def test_the_doorbell_is_answered_once_or_for_nothing() -> None:
+    """However often it rang; a bell that did not ring does not make the master wait."""
+    with hands_of() as hands:
+        bell = hands.holdings.doorbell
+        bell.answer()
+        for _ in range(3):
+            os.eventfd_write(bell.fileno(), 1)
+        bell.answer()
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(bell.fileno())
+
+
+def test_closing_leaves_no_descriptor() -> None:
+    """Whatever was held, channels included."""
+    before = os.listdir("/proc/self/fd")
+    with hands_of() as hands:
+        ends = [hands.zygote_with(1)[1], hands.worker_in(0)[1], hands.worker_in(7)[1]]
+        hands.holdings.listener.open()
+    for end in ends:
+        assert end.recv(1) == b""
+        end.close()
+    assert os.listdir("/proc/self/fd") == before
