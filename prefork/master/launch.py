@@ -71,6 +71,7 @@ class Launch:
 
         def child() -> None:
             self._prepare()
+            os.environ.update(self.environment(os.environ))
             self.become_zygote(gifts, self.pool.app)
 
         return spawn(child)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from prefork.errors import PreforkError
 from prefork.log import Logger
@@ -25,6 +25,8 @@ from prefork.system.processes import RETIRE_SIGNAL
 from prefork.system.reach import Reach, diagnose
 
 __all__ = ["Performer"]
+
+_AT_WORK: Final = (model.RUNNING, model.WRITING, model.FINISHING)
 
 Watch = Callable[["Performer", Channel], None]
 
@@ -205,7 +207,9 @@ class Performer:
     def _queue_full(self, action: model.QueueFull, now: float) -> None:
         listening = [worker for worker in self.pool.workers.values() if worker.listening]
         busy = [w for w in listening if self.holdings.scoreboard.state(w.slot) != model.IDLE]
-        running = [self.holdings.running(worker.slot, now) for worker in busy]
+        # In any other state the slot still shows the request before.
+        at_work = [w for w in busy if self.holdings.scoreboard.state(w.slot) in _AT_WORK]
+        running = [self.holdings.running(worker.slot, now) for worker in at_work]
         self.logger.warning(
             "queue_full",
             waiting=action.waiting,
