@@ -159,7 +159,7 @@ class Connection:
             raise ClientDisconnected(f"the client took nothing of the response for {self._write_timeout:g} s")
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int:
-        """Send a piece of a file by sendfile(2); returns how much there was of it. Raises `ClientDisconnected`.
+        """Send a piece of a file by sendfile(2); returns how much of it could be read. Raises `ClientDisconnected`.
 
         Not for a process in which SIGPIPE has its default action: sendfile(2) knows no MSG_NOSIGNAL.
         """
@@ -176,8 +176,8 @@ class Connection:
                 continue
             except (BrokenPipeError, ConnectionError) as error:
                 raise self._lost(error) from error
-            except OSError:  # a file that cannot be mapped (EINVAL), or one that cannot be read (EIO)
-                data = os.pread(descriptor, min(count - done, _JOIN_SIZE), offset + done)
+            except OSError:  # a file that can be read but not mapped (EINVAL), or not even that (EIO)
+                data = _read_at(descriptor, min(count - done, _JOIN_SIZE), offset + done)
                 self.send([data], len(data))
                 sent = len(data)
             if sent == 0:
@@ -242,6 +242,13 @@ class Connection:
             self.open = False
             return ClientDisconnected(f"the application closed descriptor {self.descriptor}, which was the client's")
         return ClientDisconnected(f"the client closed the connection ({os.strerror(error.errno or 0)})")
+
+
+def _read_at(descriptor: int, size: int, offset: int) -> bytes:
+    try:
+        return os.pread(descriptor, size, offset)
+    except OSError:
+        return b""
 
 
 @final

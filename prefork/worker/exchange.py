@@ -122,7 +122,8 @@ class Exchange:
             self._converse(connection)
         except ClientDisconnected as error:
             self._logger.debug("client_disconnected", reason=str(error))
-        except BaseException:  # noqa: BLE001 — a fault of ours, or what a signal handler raised: this worker is not to be trusted
+        # A fault of ours, or what a signal handler of the application raised: this worker is not to be trusted.
+        except BaseException:  # noqa: BLE001
             self._logger.error("exchange_failed", traceback=traceback.format_exc())
             self.leave = True
         finally:
@@ -222,7 +223,7 @@ class Exchange:
         if not transfer.complete:  # aborted: END_REQUEST is still owed
             transfer.send([], 0, True)
         if reader.keep_connection and transfer.skip_body():
-            return True
+            return not transfer.gone
         transfer.drain()
         return False
 

@@ -148,7 +148,7 @@ class Transfer:
     def send_file(self, head: bytes, descriptor: int, offset: int, count: int) -> int:
         """Send a head and ``count`` bytes of a file as the whole response; returns how many there really were.
 
-        A file that is shorter leaves the response incomplete and to be broken off.
+        A file that is shorter, or cannot be read to its end, leaves the response to be broken off.
         """
         self.send([head], len(head), False)
         done = 0
@@ -160,6 +160,9 @@ class Transfer:
                 sent = self.connection.send_file(descriptor, offset + done, room)
             except ClientDisconnected:
                 self.gone = self.interrupted = True
+                raise
+            except BaseException:  # as in _transmit
+                self.gone = True
                 raise
             done += sent
             if sent < room:  # the record's header is out: only zeros keep what follows readable
@@ -181,6 +184,11 @@ class Transfer:
             self.connection.send(buffers, size)
         except ClientDisconnected:
             self.gone = self.interrupted = True
+            raise
+        except BaseException:
+            # A signal handler of the application raised, perhaps in the middle of a record: nothing that is sent
+            # from here on could be understood.
+            self.gone = True
             raise
 
     def look(self) -> None:

@@ -119,7 +119,7 @@ def test_send_file(pair: tuple[Connection, socket.socket], tmp_path: Path) -> No
 
 
 def test_send_file_that_sendfile_refuses(pair: tuple[Connection, socket.socket]) -> None:
-    """A file that can be read but not sent (EINVAL, much of /proc) is read; one that can be neither raises."""
+    """A file that can be read but not sent (EINVAL, much of /proc) is read; one that can be neither has nothing."""
     connection, ours = pair
     with open("/proc/self/cmdline", "rb") as file:
         content = file.read()
@@ -129,8 +129,7 @@ def test_send_file_that_sendfile_refuses(pair: tuple[Connection, socket.socket])
         assert connection.send_file(file.fileno(), 0, 1 << 20) == len(content)
     assert drained(ours, 5 + len(content)) == content[2:7] + content
     directory = os.open("/", os.O_RDONLY)
-    with pytest.raises(OSError, match="directory"):
-        connection.send_file(directory, 0, 10)
+    assert connection.send_file(directory, 0, 10) == 0
     os.close(directory)
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -132,6 +134,23 @@ def _send_what_is_taken(sock: socket.socket, data: bytes) -> None:
 
 
 # -- bodies
+
+
+def test_a_client_that_is_reset_within_the_body(desk: Desk) -> None:
+    """ECONNRESET is a client that left: an OSError in the application, a debug event."""
+    with desk.client(desk.exchange(read_all)) as client:
+        ask = records.encode_record(records.GET_VALUES, 0, b"")
+        client.send(encode_request({**HEAD, "CONTENT_LENGTH": "9"}) + ask)
+        select.select([client.socket], [], [], PATIENCE)  # the answer is there, and stays unread
+    assert desk.log.loud == []
+
+
+def test_garbage_behind_a_kept_request(desk: Desk) -> None:
+    """What cannot be understood ends the connection, after the answer."""
+    with desk.client(desk.exchange(hello)) as client:
+        client.send(encode_request(HEAD, keep_conn=True) + b"\x09 garbage")
+        assert client.answer().body == b"hello"
+    assert desk.log.loud == []
 
 
 @pytest.mark.parametrize("length", [-1, None])
@@ -689,6 +708,38 @@ def test_a_default_timeout_of_the_application_changes_nothing(desk: Desk) -> Non
     with desk.client(exchange) as client:
         client.send(get())
         assert client.answer().body == b"hello"
+
+
+class Alarm(Exception):
+    pass
+
+
+def test_an_exception_from_a_signal_handler_within_a_response(desk: Desk) -> None:
+    """Raised in the middle of a record, it leaves nothing that could be understood: logged, and closed."""
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        start_response("200 OK", list(PLAIN))
+        return [bytes(5_000_000)]
+
+    ours, theirs = socket.socketpair()
+    ours.sendall(get())
+    exchange = desk.exchange(application)
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        exchange.serve(theirs.detach())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert "Alarm" in desk.log.named("application_failed")[0]["traceback"]
+    assert not exchange.leave
+    reader = ResponseReader()
+    while data := ours.recv(1 << 20):
+        reader.receive(data)
+    assert not reader.ended
+    ours.close()
 
 
 # -- what the worker knows and tells
