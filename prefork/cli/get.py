@@ -1,0 +1,119 @@
+"""``preforkctl get``: one request through the server's own socket, as a web server would send it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Final
+
+from prefork.cli.cgi import Answer, complaint, request_params
+from prefork.cli.client import connect, received
+from prefork.cli.console import Failure
+from prefork.errors import ProtocolError, UsageError
+from prefork.protocol import fastcgi_records as records
+from prefork.protocol.fastcgi_client import ResponseReader, encode_request
+from prefork.system.address import Address
+
+__all__ = ["get"]
+
+_REFUSALS: Final = {
+    records.CANT_MPX_CONN: "it takes one request per connection",
+    records.OVERLOADED: "it is overloaded",
+    records.UNKNOWN_ROLE: "it is no responder",
+}
+
+
+def get(address: Address, words: argparse.Namespace) -> int:
+    """One request; its body goes to stdout, what the application says on STDERR to stderr, each as it arrives."""
+    method = words.method or ("GET" if words.data is None else "POST")
+    with _body(words.data) as (body, length):
+        params = request_params(method, words.path, words.header, length, body is not None)
+        answer, reader = Answer(), ResponseReader()
+        with connect(address) as connection:
+            try:
+                for data in received(connection, encode_request(params), body):
+                    try:
+                        reader.receive(data)
+                    finally:  # what came before the first wrong byte is right
+                        _pass_on(answer, reader, include=words.include)
+                    if reader.ended:
+                        break
+            except ProtocolError as problem:
+                raise Failure(f"the response is broken: {problem}{_so_far(answer)}") from None
+            except Failure as problem:
+                raise Failure(f"{problem}{_so_far(answer)}") from None
+    wrong = _judge(method, answer, reader)
+    if wrong:
+        raise Failure(wrong)
+    return 0
+
+
+def _pass_on(answer: Answer, reader: ResponseReader, *, include: bool) -> None:
+    """Write what has arrived to where it belongs, and forget it: a download may be larger than memory."""
+    if reader.stderr:
+        _write(sys.stderr.buffer, bytes(reader.stderr))
+        reader.stderr.clear()
+    if reader.stdout:
+        before = answer.status
+        body = answer.take(bytes(reader.stdout))
+        reader.stdout.clear()
+        if include and answer.status and not before:
+            lines = [f"{answer.status} {answer.reason}".rstrip(), *(f"{name}: {text}" for name, text in answer.headers)]
+            body = "\n".join([*lines, "", ""]).encode("latin-1") + body
+        _write(sys.stdout.buffer, body)
+
+
+def _judge(method: str, answer: Answer, reader: ResponseReader) -> str | None:
+    """What is wrong with the answer as a whole, or nothing."""
+    if not reader.ended:
+        return f"the server closed the connection before the end of the response{_so_far(answer)}"
+    if reader.protocol_status != records.REQUEST_COMPLETE:
+        reason = _REFUSALS.get(reader.protocol_status, f"status {reader.protocol_status}")
+        return f"the server refused the request: {reason}"
+    wrong = complaint(method, answer)
+    if wrong:
+        return f"the response is broken: {wrong}"
+    if not 200 <= answer.status < 400:
+        return f"the answer is {answer.status} {answer.reason}".rstrip()
+    return None
+
+
+def _so_far(answer: Answer) -> str:
+    if not answer.status:
+        return " (no complete head had arrived)"
+    return f" (after status {answer.status} and {answer.received} bytes of the body)"
+
+
+@contextmanager
+def _body(name: str | None) -> Iterator[tuple[int | None, int | None]]:
+    """The body's descriptor and, for a regular file, its length."""
+    if name is None:
+        yield None, None
+        return
+    try:
+        descriptor = os.dup(0) if name == "-" else os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(descriptor)
+    except OSError as problem:
+        raise UsageError(f"--data: {name} cannot be read: {problem.strerror}") from None
+    try:
+        if stat.S_ISDIR(status.st_mode):
+            raise UsageError(f"--data: expected a file, found the directory {name}")
+        yield descriptor, _remaining(descriptor, status)
+    finally:
+        os.close(descriptor)
+
+
+def _remaining(descriptor: int, status: os.stat_result) -> int | None:
+    """What is left to read of a regular file: the standard input may have been read in part."""
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return max(0, status.st_size - os.lseek(descriptor, 0, os.SEEK_CUR))
+
+
+def _write(stream: BinaryIO, data: bytes) -> None:
+    stream.write(data)
+    stream.flush()
