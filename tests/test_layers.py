@@ -16,6 +16,8 @@ import pytest
 
 from harness import PACKAGE_ROOT
 
+pytestmark = pytest.mark.once
+
 # From the top floor down. A room is a module or a package of prefork; "" is prefork/__init__.py.
 FLOORS = (
     ("__main__",),

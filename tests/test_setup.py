@@ -11,6 +11,8 @@ import pytest
 from harness import REPOSITORY
 from harness.processes import environment
 
+pytestmark = pytest.mark.once
+
 
 def ask(folder: Path, phase: str = "bdist_wheel", **env: str) -> subprocess.CompletedProcess[str]:
     """Run setup.py's decision for a phase of a build, without building: setuptools gets its command's help only."""

@@ -17,13 +17,25 @@ from harness.clients import (
     read_response,
 )
 from harness.nginx import Nginx
-from harness.processes import PACKAGE_ROOT, PATIENCE, REPOSITORY, alive, children, environment, memory, run, wait_until
+from harness.processes import (
+    PACKAGE_ROOT,
+    PATIENCE,
+    REPOSITORY,
+    UNMEASURED,
+    alive,
+    children,
+    environment,
+    memory,
+    run,
+    wait_until,
+)
 from harness.server import Event, Server
 
 __all__ = [
     "PACKAGE_ROOT",
     "PATIENCE",
     "REPOSITORY",
+    "UNMEASURED",
     "Event",
     "FastCGIResponse",
     "Nginx",

@@ -12,10 +12,23 @@ from typing import Any, Final
 
 import prefork
 
-__all__ = ["PACKAGE_ROOT", "PATIENCE", "REPOSITORY", "alive", "children", "environment", "memory", "run", "wait_until"]
+__all__ = [
+    "PACKAGE_ROOT",
+    "PATIENCE",
+    "REPOSITORY",
+    "UNMEASURED",
+    "alive",
+    "children",
+    "environment",
+    "memory",
+    "run",
+    "wait_until",
+]
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PACKAGE_ROOT: Final = Path(next(iter(prefork.__path__))).resolve().parent
+# For the environment of a server whose processes are too many, or too starved, to have their coverage measured.
+UNMEASURED: Final = {"COVERAGE_PROCESS_CONFIG": ""}
 PATIENCE: Final = 30.0  # seconds; for things that take milliseconds on an idle machine
 
 
@@ -60,10 +73,10 @@ def wait_until(fact: Callable[[], object], timeout: float = PATIENCE, what: str 
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Ours, with the package under test first on the path and the test applications after it."""
+    """Ours, with the package under test first on the path, the test applications after it, and warnings as errors."""
     path = [str(PACKAGE_ROOT), str(REPOSITORY / "tests" / "apps")]
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("PREFORK_", "SOCK_PATH"))}
-    return {**ours, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1", **extra}
+    return {**ours, "PYTHONPATH": os.pathsep.join(path), "PYTHONWARNINGS": "error", **extra}
 
 
 def run(

@@ -18,6 +18,8 @@ import pytest
 from harness import REPOSITORY, wait_until
 from prefork.config.options import OPTIONS
 
+pytestmark = pytest.mark.once
+
 README = (REPOSITORY / "README.md").read_text()
 SHELL_BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 INSTALL, SEE, DJANGO, TESTS = SHELL_BLOCKS
