@@ -6,7 +6,6 @@ operator. A system call that fails leaves the bookkeeping as it was; the next pl
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -248,5 +247,9 @@ class Performer:
         if reason is not None:
             self.holdings.kill_reasons[pid] = reason
         # Not reaped by us yet, so the number is still its own. A program that we are a library of may have reaped it.
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError as error:  # it has become another user's, by executing a setuid program
+            self.logger.error("signal_not_sent", pid=pid, signal=number, error=error.strerror)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import select
 import struct
+import tty
 
 import pytest
 
+from harness.processes import PATIENCE
 from master.hands import NOW, SLOTS, hands_of
-from prefork.master.holdings import Holdings
+from prefork.master.holdings import Doorbell, Holdings
 from prefork.policy.model import FREE, IDLE, RETIRING, RUNNING, STARTING
 from prefork.policy.saturation import RunningRequest
 from prefork.system.channel import Place
@@ -87,6 +90,33 @@ def test_the_doorbell_is_answered_once_or_for_nothing() -> None:
         bell.answer()
         with pytest.raises(BlockingIOError):
             os.eventfd_read(bell.fileno())
+
+
+def test_a_bell_that_a_worker_made_blocking_holds_nobody() -> None:
+    """O_NONBLOCK is shared with the workers: one that clears it, and reads what it rang, cannot stop the master."""
+    with hands_of() as hands:
+        bell = hands.holdings.doorbell
+        os.set_blocking(bell.fileno(), True)
+        bell.answer()
+        os.eventfd_write(bell.fileno(), 1)
+        bell.answer()
+        bell.answer()
+
+
+@pytest.mark.parametrize("rung", [b"", b"12345678"])
+def test_a_bell_of_an_older_kernel_is_answered(rung: bytes) -> None:
+    """Where a single read cannot be told not to wait, as with a terminal, the descriptor's own flag has to do."""
+    above, below = os.openpty()
+    os.set_blocking(below, False)
+    tty.setraw(below)
+    if rung:
+        os.write(above, rung)
+        assert select.select([below], [], [], PATIENCE)[0] == [below]
+    Doorbell(below).answer()
+    with pytest.raises(BlockingIOError):
+        os.read(below, 1)
+    os.close(above)
+    os.close(below)
 
 
 def test_closing_leaves_no_descriptor() -> None:
