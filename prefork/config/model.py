@@ -6,17 +6,18 @@ A value that is ``None`` was not given: the part that uses it says what that mea
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from prefork.system.cpus import usable_cpus
 
 __all__ = ["Config", "PoolConfig", "default_max_children"]
 
 
 def default_max_children() -> int:
-    """Four workers a usable CPU (``sched_getaffinity(2)``), at least 2 and at most 32."""
-    return max(2, min(32, 4 * len(os.sched_getaffinity(0))))
+    """Four workers a usable CPU (affinity and cgroup quota), at least 2 and at most 32."""
+    return max(2, min(32, 4 * usable_cpus().usable))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The life of the server as a table: (phase, command) → phase.
 
-A command is a signal's name or something the loop noticed (`Command.SERVES`, `Command.EMPTY`). Every cell is written
+A command is a signal's name, an order (`Command.STOP`) or something the loop noticed (`Command.SERVES`). Every cell is written
 down; a test asserts each of them. Commands that change no phase belong here too, so that the table answers for all.
 """
 
@@ -20,6 +20,9 @@ class Command(Enum):
     TERM = "SIGTERM"  # graceful stop
     QUIT = "SIGQUIT"  # graceful stop
     INT = "SIGINT"  # graceful stop; the second one: now
+    STOP = "stop"  # graceful stop, asked for over the control socket
+    STOP_NOW = "stop now"  # likewise, without waiting
+    ABANDONED = "the launcher is gone"  # whoever started it in the background does not wait any longer
     SERVES = "serves"  # every pool's listener is open
     FAILED = "failed"  # a pool cannot start
     EMPTY = "empty"  # no process of ours is left
@@ -30,6 +33,9 @@ _TABLE: Final[dict[Phase, dict[Command, Phase]]] = {
         Command.TERM: Phase.DRAINING,
         Command.QUIT: Phase.DRAINING,
         Command.INT: Phase.DRAINING,
+        Command.STOP: Phase.DRAINING,
+        Command.STOP_NOW: Phase.KILLING,
+        Command.ABANDONED: Phase.DRAINING,
         Command.SERVES: Phase.SERVING,
         Command.FAILED: Phase.KILLING,
         Command.EMPTY: Phase.BOOTING,  # before the first fork, and between two tries
@@ -38,6 +44,9 @@ _TABLE: Final[dict[Phase, dict[Command, Phase]]] = {
         Command.TERM: Phase.DRAINING,
         Command.QUIT: Phase.DRAINING,
         Command.INT: Phase.DRAINING,
+        Command.STOP: Phase.DRAINING,
+        Command.STOP_NOW: Phase.KILLING,
+        Command.ABANDONED: Phase.DRAINING,
         Command.SERVES: Phase.SERVING,
         Command.FAILED: Phase.SERVING,  # what once served is tried again
         Command.EMPTY: Phase.SERVING,
@@ -46,6 +55,9 @@ _TABLE: Final[dict[Phase, dict[Command, Phase]]] = {
         Command.TERM: Phase.DRAINING,
         Command.QUIT: Phase.DRAINING,
         Command.INT: Phase.KILLING,
+        Command.STOP: Phase.DRAINING,
+        Command.STOP_NOW: Phase.KILLING,
+        Command.ABANDONED: Phase.DRAINING,
         Command.SERVES: Phase.DRAINING,
         Command.FAILED: Phase.DRAINING,
         Command.EMPTY: Phase.ENDED,
@@ -54,6 +66,9 @@ _TABLE: Final[dict[Phase, dict[Command, Phase]]] = {
         Command.TERM: Phase.KILLING,
         Command.QUIT: Phase.KILLING,
         Command.INT: Phase.KILLING,
+        Command.STOP: Phase.KILLING,
+        Command.STOP_NOW: Phase.KILLING,
+        Command.ABANDONED: Phase.KILLING,
         Command.SERVES: Phase.KILLING,
         Command.FAILED: Phase.KILLING,
         Command.EMPTY: Phase.ENDED,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import pytest
 
 from prefork.config.model import Config, PoolConfig, default_max_children
+from prefork.system.cpus import usable_cpus
 
 
 class _Callable:
@@ -38,8 +38,7 @@ def test_defaults() -> None:
 
 def test_default_number_of_workers() -> None:
     """Four workers a CPU that this process may use, within 2 and 32."""
-    usable = len(os.sched_getaffinity(0))
-    assert default_max_children() == min(32, max(2, 4 * usable))
+    assert default_max_children() == min(32, max(2, 4 * usable_cpus().usable))
 
 
 def test_frozen() -> None:
