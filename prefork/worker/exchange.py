@@ -180,6 +180,7 @@ class Exchange:
                 if replies:
                     connection.send([replies], len(replies))
                 if event == fastcgi.REFUSED:
+                    connection.swallow()
                     return None
                 data = connection.receive()
                 if not data:
@@ -214,7 +215,7 @@ class Exchange:
                 uri=request.uri,
                 request_id=request_id,
             )
-            _send_plain(connection, reader, 413)
+            _send_plain(connection, reader, 413, with_body=request.method != "HEAD")
             transfer.drain()
             return False
         self._run(transfer, request, request_id)
@@ -224,6 +225,8 @@ class Exchange:
             transfer.send([], 0, True)
         if reader.keep_connection and transfer.skip_body():
             return not transfer.gone
+        if not reader.body_ended:
+            self._slot.enter(FINISHING)
         transfer.drain()
         return False
 
@@ -275,7 +278,7 @@ class Exchange:
             if transfer.started:
                 transfer.break_off()
             else:
-                answer = _plain(transfer.refusal or 500)
+                answer = _plain(transfer.refusal or 500, with_body=request.method != "HEAD")
                 transfer.send([answer], len(answer), True)
         except ClientDisconnected as gone:
             self._logger.debug("client_disconnected", reason=str(gone), **facts)
@@ -287,21 +290,21 @@ class Exchange:
             try:
                 task()
             except BaseException as error:  # noqa: BLE001 — as for the application itself
-                self._logger.error("after_response_failed", callable=repr(task), traceback=_describe(error))
+                self._logger.error("after_response_failed", traceback=_describe(error))
                 if not isinstance(error, Exception) or isinstance(error, MemoryError):
                     self.leave = True
 
 
-def _plain(status: int) -> bytes:
+def _plain(status: int, *, with_body: bool = True) -> bytes:
     """A whole response of our own: the status and its name, no details."""
     reason = HTTPStatus(status).phrase
     text = f"{status} {reason}\n"
     fields = f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
-    return encode_head(f"{status} {reason}", fields) + text.encode()
+    return encode_head(f"{status} {reason}", fields) + (text.encode() if with_body else b"")
 
 
-def _send_plain(connection: Connection, reader: fastcgi.Reader, status: int) -> None:
-    answer = _plain(status)
+def _send_plain(connection: Connection, reader: fastcgi.Reader, status: int, *, with_body: bool = True) -> None:
+    answer = _plain(status, with_body=with_body)
     connection.send(reader.encode([answer], len(answer), True), len(answer))
 
 

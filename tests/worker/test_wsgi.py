@@ -222,6 +222,12 @@ def test_a_fault_before_the_headers_is_a_500_that_names_the_culprit_in_the_log(d
     assert not desk.exchanges[0].leave
 
 
+def test_a_fault_of_head(desk: Desk) -> None:
+    """Not even our own 500 has a body then; its length is that of GET."""
+    answer = desk.ask(answering(None), get(REQUEST_METHOD="HEAD"))
+    assert (answer.status[:3], answer.body, answer.field("Content-Length")) == ("500", b"", "26")
+
+
 def test_a_fault_after_the_headers_is_visible(desk: Desk) -> None:
     """The response ends in a record that no proxy takes for an end."""
 
