@@ -26,12 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(argv: Sequence[str]) -> int:
     system = os.uname()
     check_system(system.sysname, system.release)
+    from prefork.config.arguments import Task, parse
     from prefork.config.load import from_arguments
 
-    config = from_arguments(argv, os.environ)
+    line = parse(argv)
+    loaded = from_arguments(line, os.environ)
+    if line.task is Task.SHOW:
+        from prefork.config.show import render
+
+        sys.stdout.buffer.write(render(loaded).encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
+        return 0
     from prefork.server import run  # late: --help need not wait for all of the server
 
-    return run(config)
+    return run(loaded.config)
 
 
 def check_system(name: str, release: str) -> None:

@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Sequence
-from dataclasses import MISSING, fields
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, Final, NoReturn
 
 import prefork
-from prefork.config.model import Config, PoolConfig
-from prefork.config.options import APP, GROUPS, OPTIONS, Option
+from prefork.config.option import Option
+from prefork.config.options import APP, GROUPS, OPTIONS, default_text, defaults
+from prefork.config.sources import near
 from prefork.errors import UsageError
 
-__all__ = ["Parser", "parse"]
+__all__ = ["CommandLine", "Parser", "Task", "parse"]
 
 _ABOUT: Final = "Serve a WSGI application to nginx: FastCGI, a Unix socket, warm workers."
 
 _NOTES: Final = """\
 TIME is 250ms, 30s, 5m, 1h or plain seconds; SIZE is 64K, 256M, 1G or plain
-bytes. Defaults stand in parentheses.
+bytes; octal digits for MODE and MASK. Defaults stand in parentheses. What takes
+several values may be repeated. An option without a value is a switch: --no- and
+its name turns off what a file turned on.
 
-Every option is also a variable: PREFORK_MAX_CHILDREN=8 for --max-children 8
-(several PATHs or NAME=VALUEs in one variable are separated as in a shell). The
-command line wins over the environment. SOCK_PATH is the socket when nothing
-else names one.
+Every option is also a variable, PREFORK_MAX_CHILDREN=8 for --max-children 8
+(several PATHs or NAME=VALUEs in one are separated as in a shell; a switch is on
+or off), and a key of the file, max_children = 8, below [pool.NAME] or, if it is
+the server's, at the top. The command line wins over the environment, that over
+the file. PREFORK_CONFIG names the file, SOCK_PATH the socket when nothing else
+does. docs/configuration.md tells all of it.
 
 exit status:
   0 stopped cleanly, 64 usage, 69 address in use by a live server, 70 internal
@@ -39,14 +44,33 @@ exit status:
 example:
   prefork-serve mysite.wsgi:application --socket /run/mysite/app.sock
   prefork-serve prefork.demo --socket /tmp/demo.sock --workers 4
+  prefork-serve --config /etc/prefork.toml --check
 """
 
-# What people type who come from elsewhere.
-_ELSEWHERE: Final = {"-b": "--socket", "--bind": "--socket", "-w": "--workers", "--processes": "--workers"}
+_USAGE: Final = """\
+prefork-serve APP --socket ADDRESS [options]
+       prefork-serve --config FILE [options]"""
 
 
-def parse(argv: Sequence[str]) -> dict[str, list[str]]:
-    """The options said on a command line, each with its uses in order; of an option that is no list, the last.
+class Task(Enum):
+    """What the command is asked to do."""
+
+    SERVE = auto()
+    CHECK = auto()
+    SHOW = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What a command line says: the task, the file, and each option with its uses in order (the last, if no list)."""
+
+    task: Task
+    file: str | None
+    uses: dict[str, list[str]]
+
+
+def parse(argv: Sequence[str]) -> CommandLine:
+    """Understand a command line (without the program's name).
 
     Raises `UsageError`; ``--help`` and ``--version`` print and raise ``SystemExit(0)``.
     """
@@ -57,7 +81,17 @@ def parse(argv: Sequence[str]) -> dict[str, list[str]]:
             raise UsageError(_unknown(word.partition("=")[0]))
     if rest:
         raise UsageError(f"expected one APP, found {found.app!r} and {rest[0]!r}; see prefork-serve --help")
-    return {key: value if isinstance(value, list) else [value] for key, value in vars(found).items()}
+    said = vars(found)
+    task = said.pop("task", Task.SERVE)
+    files = said.pop("config", [None])
+    if len(files) > 1:
+        raise UsageError(
+            f"--config is said twice, {files[0]} and {files[1]}: expected one file; it may include the other "
+            '(include = "NAME")'
+        )
+    return CommandLine(
+        task, files[0], {key: value if isinstance(value, list) else [value] for key, value in said.items()}
+    )
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,7 +105,7 @@ class Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="prefork-serve",
-        usage="prefork-serve APP --socket ADDRESS [options]",
+        usage=_USAGE,
         description=_ABOUT,
         epilog=_NOTES,
         formatter_class=_formatter,
@@ -79,23 +113,48 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
         argument_default=argparse.SUPPRESS,
     )
-    general = parser.add_argument_group("general")
-    general.add_argument(APP.key, metavar=APP.metavar, nargs="?", help=APP.help)
-    general.add_argument("-h", "--help", action="help", help="show this and exit")
-    general.add_argument("--version", action="version", version=_version(), help="show the version and exit")
-    defaults = _defaults()
+    _add_general(parser)
+    known = defaults()
     for group in GROUPS:
         section = parser.add_argument_group(group)
         for option in OPTIONS:
             if option.group == group:
-                section.add_argument(
-                    option.flag,
-                    dest=option.key,
-                    metavar=option.metavar,
-                    action="append" if option.many else "store",
-                    help=_help(option, defaults.get(option.key)),
-                )
+                _add(section, option, _help(option, known))
     return parser
+
+
+def _add_general(parser: argparse.ArgumentParser) -> None:
+    general = parser.add_argument_group("general")
+    general.add_argument(APP.key, metavar=APP.metavar, nargs="?", help=APP.help)
+    general.add_argument("-h", "--help", action="help", help="show this and exit")
+    general.add_argument("--version", action="version", version=_version(), help="show the version and exit")
+    general.add_argument("--config", metavar="FILE", action="append", help="read options from this TOML file")
+    tasks = general.add_mutually_exclusive_group()
+    tasks.add_argument(
+        "--check",
+        dest="task",
+        action="store_const",
+        const=Task.CHECK,
+        help="see whether this would serve, the import of the application included, and exit with 0 or 78",
+    )
+    tasks.add_argument(
+        "--show-config",
+        dest="task",
+        action="store_const",
+        const=Task.SHOW,
+        help="show what is in effect, as TOML, and where each value comes from",
+    )
+
+
+def _add(section: argparse._ArgumentGroup, option: Option, text: str) -> None:
+    if option.switch:
+        section.add_argument(option.flag, dest=option.key, action="store_const", const="on", help=text)
+        section.add_argument(
+            option.off_flag, dest=option.key, action="store_const", const="off", help=argparse.SUPPRESS
+        )
+        return
+    action = "append" if option.many else "store"
+    section.add_argument(option.flag, dest=option.key, metavar=option.metavar, action=action, help=text)
 
 
 def _version() -> str:
@@ -106,21 +165,14 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28)
 
 
-def _defaults() -> dict[str, Any]:
-    return {
-        field.name: field.default if field.default_factory is MISSING else field.default_factory()
-        for field in (*fields(PoolConfig), *fields(Config))
-    }
-
-
-def _help(option: Option, default: Any) -> str:
-    text = option.help.replace("%", "%%")
-    if default is MISSING or not default or text.endswith(")"):
-        return text
-    return f"{text} ({option.spell(default)})"
+def _help(option: Option, known: Mapping[str, Any]) -> str:
+    default = "" if option.switch else default_text(option, known)
+    if option.computed:
+        default += f"; here {option.spell(known[option.key])}"
+    text = option.help + (f" ({default})" if default else "")
+    return text.replace("%", "%%")
 
 
 def _unknown(word: str) -> str:
-    names = [option.flag for option in OPTIONS] + ["--help", "--version"]
-    match = _ELSEWHERE.get(word) or next(iter(get_close_matches(word, names, 1)), None)
-    return f"unknown option {word}{f'; did you mean {match}?' if match else ''} (see prefork-serve --help)"
+    names = [option.flag for option in OPTIONS] + ["--help", "--version", "--config", "--check", "--show-config"]
+    return f"unknown option {word}{near(word, names)} (see prefork-serve --help)"

@@ -89,3 +89,4 @@ class Config:
     daemonize: bool = False
     pid_file: str | None = None
     control_socket: str | None = None  # path, or "off"; None: chosen by the server
+    warnings: tuple[str, ...] = ()  # what is odd about all this, in sentences; for the log, once

@@ -1,18 +1,14 @@
-"""The table of options: every name, once.
-
-An option has one name everywhere: ``max_children`` is ``--max-children`` on the command line,
-``PREFORK_MAX_CHILDREN`` in the environment and ``max_children=`` in Python. Defaults stand in the model, not here.
-"""
+"""The table of options: every name, once. Defaults stand in the model, not here."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from typing import Any, Final
 
+from prefork.config.model import Config, PoolConfig
+from prefork.config.option import Option, by_colons, by_words
 from prefork.config.values import (
-    Reader,
     choice,
     duration,
     matching,
@@ -21,59 +17,11 @@ from prefork.config.values import (
     optional,
     size,
     spell_duration,
+    spell_octal,
     spell_size,
 )
 
-__all__ = ["APP", "BY_KEY", "GROUPS", "OPTIONS", "Option", "Splitter", "whole"]
-
-Splitter = Callable[[str], list[str]]
-
-
-def whole(text: str) -> list[str]:
-    """One item: the text as it is."""
-    return [text]
-
-
-def _words(text: str) -> list[str]:
-    """Words as a shell splits them, so that one with spaces can be quoted."""
-    try:
-        return shlex.split(text)
-    except ValueError:
-        raise ValueError("words, with every quote closed") from None
-
-
-def _colons(text: str) -> list[str]:
-    return [part for part in text.split(":") if part]
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One thing the operator may say.
-
-    An option with ``many`` may be said several times; ``from_flag`` and ``from_variable`` take apart what one use
-    on the command line and one environment variable hold. ``spell`` writes the model's default for the help.
-    """
-
-    key: str
-    group: str
-    metavar: str
-    read: Reader
-    help: str
-    spell: Callable[[Any], str] = str
-    many: bool = False
-    from_flag: Splitter = whole
-    from_variable: Splitter = whole
-
-    @property
-    def flag(self) -> str:
-        """The name on the command line."""
-        return "--" + self.key.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """The name in the environment."""
-        return "PREFORK_" + self.key.upper()
-
+__all__ = ["APP", "BY_KEY", "ELSEWHERE", "GROUPS", "OPTIONS", "SERVER_KEYS", "default_text", "defaults"]
 
 _PRINTABLE: Final = r"[^\x00-\x1f\x7f]+"
 _IDENTITY: Final = matching(_PRINTABLE, "a name or a number")
@@ -82,7 +30,7 @@ _WORKERS: Final = number(1, 10_000)
 
 APP: Final = Option(
     "app",
-    "",
+    "application",
     "APP",
     # "wsgi.py" is a well-formed module name and never what is meant.
     matching(
@@ -102,14 +50,27 @@ _LISTENER: Final = (
         "said twice, two pools with the same options",
         many=True,
     ),
-    Option("socket_mode", "listener", "MODE", octal(0o777), "permissions of the socket, octal (0660)"),
-    Option("socket_owner", "listener", "USER", _IDENTITY, "owner of the socket, name or number (whoever starts it)"),
-    Option("socket_group", "listener", "GROUP", _IDENTITY, "group of the socket, name or number (the starter's)"),
+    Option(
+        "socket_mode",
+        "listener",
+        "MODE",
+        octal(0o777),
+        "permissions of the socket",
+        spell_octal,
+        octal=True,
+        unset="0660",
+    ),
+    Option(
+        "socket_owner", "listener", "USER", _IDENTITY, "owner of the socket, name or number", unset="whoever starts it"
+    ),
+    Option(
+        "socket_group", "listener", "GROUP", _IDENTITY, "group of the socket, name or number", unset="the starter's"
+    ),
     Option(
         "backlog",
         "listener",
         "N",
-        number(0, 2**31 - 1),
+        number(1, 2**31 - 1),
         "connections that may wait for a worker; the kernel allows at most net.core.somaxconn",
     ),
 )
@@ -122,8 +83,15 @@ _PROCESSES: Final = (
         matching("static", "static, the one process manager of this version"),
         "static: a fixed number of workers",
     ),
-    Option("max_children", "processes", "N", _WORKERS, "workers, each serving one request at a time"),
-    Option("workers", "processes", "N", _WORKERS, "short for --pm static --max-children N"),
+    Option(
+        "max_children",
+        "processes",
+        "N",
+        _WORKERS,
+        "workers, each serving one request at a time",
+        computed="4 a usable CPU, at least 2, at most 32",
+    ),
+    Option("workers", "processes", "N", _WORKERS, "short for pm static with max_children N"),
     Option(
         "preload",
         "processes",
@@ -137,9 +105,9 @@ _PROCESSES: Final = (
         "processes",
         "PATH",
         matching(r"/[^\x00-\x20\x7f]*", "a path that begins with / and has no spaces"),
-        "request this path before the workers are forked; may be repeated",
+        "request this path before the workers are forked",
         many=True,
-        from_variable=_words,
+        from_variable=by_words,
     ),
 )
 
@@ -183,39 +151,60 @@ _LIMITS: Final = (
         "limits",
         "SIZE",
         optional(size(least=1)),
-        "body of a request; a larger one is answered 413 (off)",
+        "body of a request; a larger one is answered 413",
+        spell_size,
+        unset="off",
     ),
 )
 
 _IDENTITIES: Final = (
-    Option("user", "identity", "USER", _IDENTITY, "run the application as this user, name or number (unchanged)"),
-    Option("group", "identity", "GROUP", _IDENTITY, "run the application as this group (the user's own)"),
+    Option(
+        "user", "identity", "USER", _IDENTITY, "run the application as this user, name or number", unset="unchanged"
+    ),
+    Option(
+        "group",
+        "identity",
+        "GROUP",
+        _IDENTITY,
+        "run the application as this group, name or number",
+        unset="the user's own",
+    ),
     Option(
         "chdir",
         "identity",
         "DIR",
         matching(r"[^\x00]+", "a directory"),
-        "where the application works and is imported from; entered anew at every load (the current directory)",
+        "where the application works and is imported from, relative to where the server is started; entered anew at "
+        "every load",
     ),
-    Option("umask", "identity", "MASK", octal(0o777), "umask of the application, octal (unchanged)"),
+    Option(
+        "umask",
+        "identity",
+        "MASK",
+        octal(0o777),
+        "umask of the application",
+        spell_octal,
+        octal=True,
+        unset="unchanged",
+    ),
     Option(
         "env",
         "identity",
         "NAME=VALUE",
         matching(r"[^=\x00]+=[^\x00]*", "NAME=VALUE"),
-        "set a variable for the application; may be repeated",
+        "set a variable for the application",
         many=True,
-        from_variable=_words,
+        from_variable=by_words,
     ),
     Option(
         "pythonpath",
         "identity",
         "DIR[:DIR]",
         matching(r"[^\x00]+", "a directory"),
-        "directories to import from before all others; may be repeated",
+        "directories to import from before all others",
         many=True,
-        from_flag=_colons,
-        from_variable=_colons,
+        from_flag=by_colons,
+        from_variable=by_colons,
     ),
     Option(
         "name",
@@ -240,3 +229,52 @@ _LOGS: Final = (
 GROUPS: Final = ("listener", "processes", "deadlines", "limits", "identity", "logs")
 OPTIONS: Final = (*_LISTENER, *_PROCESSES, *_DEADLINES, *_LIMITS, *_IDENTITIES, *_LOGS)
 BY_KEY: Final = {option.key: option for option in (APP, *OPTIONS)}
+
+SERVER_KEYS: Final = frozenset(field.name for field in fields(Config)) - {"pools", "warnings"}
+"""Options of the server as a whole; all others belong to a pool."""
+
+ELSEWHERE: Final = {
+    "-b": "--socket",
+    "--bind": "--socket",
+    "-w": "--workers",
+    "--processes": "--workers",
+    "-D": "--daemonize",
+    "--daemon": "--daemonize",
+    "-c": "--config",
+    "-t": "--check",
+    "--uid": "--user",
+    "--gid": "--group",
+    "listen": "socket",
+    "bind": "socket",
+    "module": "app",
+    "wsgi": "app",
+    "processes": "workers",
+    "uid": "user",
+    "gid": "group",
+    "daemon": "daemonize",
+    "pidfile": "pid_file",
+}
+"""What people write who come from php-fpm, gunicorn, uWSGI or nginx, and its name here."""
+
+
+def defaults() -> dict[str, Any]:
+    """The model's defaults, on this machine."""
+    return {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in (*fields(PoolConfig), *fields(Config))
+        if field.default is not MISSING or field.default_factory is not MISSING
+    }
+
+
+def default_text(option: Option, known: Mapping[str, Any]) -> str:
+    """An option's default, of those that `defaults` gives, in the words in which it would be said, or in those that
+    say what holds; empty if there is none.
+    """
+    default = known.get(option.key)
+    if option.computed:
+        return option.computed
+    if default is None or default in ((), {}):
+        return option.unset
+    if option.many:
+        return " ".join(option.spell(item) for item in default)
+    return option.spell(default)

@@ -22,7 +22,10 @@ __all__ = [
     "optional",
     "size",
     "spell_duration",
+    "spell_octal",
     "spell_size",
+    "spell_switch",
+    "switch",
 ]
 
 Reader = Callable[[str], object]
@@ -35,6 +38,10 @@ _LONGEST: Final = 24 * 86_400.0
 _SIZE: Final = re.compile(r"([0-9]{1,18})([KMGT]?)", re.ASCII)
 _BYTES: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _LARGEST: Final = 1024**4
+
+_SWITCHES: Final = {"on": True, "true": True, "yes": True, "1": True} | {
+    "off": False, "false": False, "no": False, "0": False
+}  # fmt: skip
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _OCTAL: Final = re.compile(r"(?:0o)?([0-7]{1,6})", re.ASCII)
@@ -109,6 +116,13 @@ def choice(*words: str) -> Callable[[str], str]:
     return read
 
 
+def switch(text: str) -> bool:
+    """``on`` or ``off``, also ``true``, ``yes``, ``1`` and their opposites, in either case."""
+    if text.lower() not in _SWITCHES:
+        raise ValueError("on or off")
+    return _SWITCHES[text.lower()]
+
+
 def matching(pattern: str, expected: str) -> Callable[[str], str]:
     """Text that matches the whole pattern, unchanged."""
     compiled = re.compile(pattern)
@@ -138,10 +152,20 @@ def optional(read: Reader) -> Reader:
 def spell_duration(seconds: float) -> str:
     """The shortest way to write a duration: ``25s``, ``250ms``, ``5m``."""
     if seconds and seconds < 1:
-        return f"{seconds * 1000:g}ms"
+        return f"{seconds * 1000:.12g}ms"
     if seconds >= 60 and seconds % 60 == 0:
-        return f"{seconds / 60:g}m"
-    return f"{seconds:g}s"
+        return f"{seconds / 60:.12g}m"
+    return f"{seconds:.12g}s"
+
+
+def spell_octal(value: int) -> str:
+    """As chmod(1) takes it: ``0660``."""
+    return f"{value:04o}"
+
+
+def spell_switch(value: bool) -> str:
+    """``on`` or ``off``."""
+    return "on" if value else "off"
 
 
 def spell_size(value: int) -> str:

@@ -36,7 +36,7 @@ def test_help(folder: Path) -> None:
         ((), {}, 64, "no application: expected APP as module:callable"),
         (("prefork.demo",), {}, 64, "no socket: expected one of\n  --socket"),
         (("prefork.demo", "--sokcet", "a"), {}, 64, "unknown option --sokcet; did you mean --socket?"),
-        (("prefork.demo", "--backlog", "many"), {"SOCK_PATH": "a"}, 78, "--backlog: expected a number from 0 to"),
+        (("prefork.demo", "--backlog", "many"), {"SOCK_PATH": "a"}, 78, "--backlog: expected a number from 1 to"),
         (("prefork.demo",), {"SOCK_PATH": "a", "PREFORK_BACKLOG": "-1"}, 78, "PREFORK_BACKLOG: expected a number"),
         (("demo.py",), {"SOCK_PATH": "a"}, 78, "APP: expected module:callable, module:factory() or module"),
         (("prefork.demo", "--socket", "127.0.0.1:8000"), {}, 78, "127.0.0.1:8000"),

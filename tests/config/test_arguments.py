@@ -52,7 +52,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_uses() -> None:
     """Lists keep all uses, other options the last."""
-    assert parse(["a", "--socket", "x", "--socket=y", "--backlog", "1", "--backlog", "2"]) == {
+    assert parse(["a", "--socket", "x", "--socket=y", "--backlog", "1", "--backlog", "2"]).uses == {
         "app": ["a"],
         "socket": ["x", "y"],
         "backlog": ["2"],

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefork.config.arguments import parse
 from prefork.config.load import from_arguments, from_keywords
 from prefork.config.model import Config, PoolConfig
 from prefork.config.options import BY_KEY, OPTIONS
@@ -47,8 +48,12 @@ SAID: Mapping[str, tuple[str, Any]] = {
 }
 
 
+def configured(words: Sequence[str], environ: Mapping[str, str]) -> Config:
+    return from_arguments(parse(words), environ).config
+
+
 def load(*words: str, **environ: str) -> Config:
-    return from_arguments([APP, "--socket", SOCKET, *words], environ)
+    return configured([APP, "--socket", SOCKET, *words], environ)
 
 
 def value(config: Config, key: str) -> Any:
@@ -58,7 +63,7 @@ def value(config: Config, key: str) -> Any:
 
 def failure(kind: type[PreforkError], *words: str, **environ: str) -> str:
     with pytest.raises(kind) as caught:
-        from_arguments(words, environ)
+        configured(words, environ)
     assert type(caught.value) is kind
     return str(caught.value)
 
@@ -174,7 +179,7 @@ def test_lists_as_keywords() -> None:
 @pytest.mark.parametrize("app", ["app", "a.b.c", "a:b", "a.b:c.d", "a:b()", "_a1.b_2:C3()", "größe:länge"])
 def test_app(app: str) -> None:
     """An application is a module, a callable in one, or a factory in one."""
-    assert app == from_arguments([app, "--socket", SOCKET], {}).pools[0].app
+    assert app == configured([app, "--socket", SOCKET], {}).pools[0].app
 
 
 @pytest.mark.parametrize(
@@ -191,8 +196,8 @@ def test_no_app(app: str) -> None:
 
 def test_app_from_the_environment() -> None:
     """The application has a variable too, and the command line wins."""
-    assert from_arguments([], {"PREFORK_APP": "a", "SOCK_PATH": "/s"}).pools[0].app == "a"
-    assert from_arguments(["b"], {"PREFORK_APP": "a", "SOCK_PATH": "/s"}).pools[0].app == "b"
+    assert configured([], {"PREFORK_APP": "a", "SOCK_PATH": "/s"}).pools[0].app == "a"
+    assert configured(["b"], {"PREFORK_APP": "a", "SOCK_PATH": "/s"}).pools[0].app == "b"
 
 
 def test_callable() -> None:
@@ -202,8 +207,8 @@ def test_callable() -> None:
 
 def test_order_of_words() -> None:
     """The application may stand anywhere among the options."""
-    assert load("--backlog", "3") == from_arguments(["--backlog", "3", APP, "--socket", SOCKET], {})
-    assert load("--backlog", "3") == from_arguments(["--socket", SOCKET, "--backlog", "3", APP], {})
+    assert load("--backlog", "3") == configured(["--backlog", "3", APP, "--socket", SOCKET], {})
+    assert load("--backlog", "3") == configured(["--socket", SOCKET, "--backlog", "3", APP], {})
 
 
 def test_sockets() -> None:
@@ -233,7 +238,7 @@ def test_default_name_of_second_pool() -> None:
 )
 def test_socket_from(words: tuple[str, ...], environ: dict[str, str], socket: str) -> None:
     """Command line, then PREFORK_SOCKET, then SOCK_PATH; a path in a variable may have blanks."""
-    assert [socket] == [pool.socket for pool in from_arguments([APP, *words], environ).pools]
+    assert [socket] == [pool.socket for pool in configured([APP, *words], environ).pools]
 
 
 def test_workers() -> None:
@@ -274,7 +279,7 @@ def test_usage(words: tuple[str, ...], message: str) -> None:
     assert message in failure(UsageError, *words)
 
 
-@pytest.mark.parametrize("flag", ["--daemonize", "--config", "--check", "--show-config", "--min-spare-servers"])
+@pytest.mark.parametrize("flag", ["--reload-on-change", "--min-spare-servers", "--request-timeout"])
 def test_options_of_other_versions(flag: str) -> None:
     """An option that does nothing is not accepted."""
     assert f"unknown option {flag}" in failure(UsageError, APP, "--socket", SOCKET, flag)
@@ -286,7 +291,7 @@ WRONG: Mapping[str, tuple[str, str]] = {
     "socket_mode": ("0680", "octal digits from 0 to 0777, as chmod(1) takes them"),
     "socket_owner": ("", "a name or a number"),
     "socket_group": ("a\nb", "a name or a number"),
-    "backlog": ("2147483648", "a number from 0 to 2147483647"),
+    "backlog": ("2147483648", "a number from 1 to 2147483647"),
     "pm": ("dynamic", "static, the one process manager of this version"),
     "max_children": ("0", "a number from 1 to 10000"),
     "workers": ("many", "a number from 1 to 10000"),
@@ -358,7 +363,11 @@ def test_wrong_keyword(key: str) -> None:
             {},
             "expected one of them, leave out --max-children",
         ),
-        (("--socket", "/run/mysite//app.sock"), {}, "--socket /run/mysite//app.sock is said twice"),
+        (
+            ("--socket", "/run/mysite//app.sock"),
+            {},
+            "--socket: /run/mysite//app.sock is said twice, here and by --socket",
+        ),
         (
             ("--socket-mode", "0555"),
             {},
@@ -394,7 +403,7 @@ def test_contradictions(words: tuple[str, ...], environ: dict[str, str], message
         ({"max_childern": 3}, "unknown option max_childern; did you mean max_children?"),
         ({"app": "a"}, "unknown option app"),
         ({"daemonize": True}, "unknown option daemonize"),
-        ({"backlog": True}, "backlog=: expected a number from 0 to 2147483647, found 'True'"),
+        ({"backlog": True}, "backlog=: expected a number from 1 to 2147483647, found 'True'"),
         ({"umask": 0o1000}, "umask=: expected octal digits from 0 to 0777, as chmod(1) takes them, found '1000'"),
         ({"workers": 2, "max_children": 2}, "workers= 2 and max_children= 2 both set the number of workers"),
     ],
@@ -437,13 +446,14 @@ def outcome(words: list[str], environ: dict[str, str]) -> Config | str | int | N
     """The configuration, the promised error's message, or the status of --help and --version."""
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            return from_arguments(words, environ)
+            return configured(words, environ)
         except (UsageError, ConfigurationError) as problem:
             return str(problem)
         except SystemExit as end:
             return end.code
 
 
+@settings(deadline=None)
 @given(words=st.lists(WORDS, max_size=8), environ=VARIABLES)
 def test_nothing_else_is_raised(words: list[str], environ: dict[str, str]) -> None:
     """Whatever stands on the command line and in the environment: a configuration, or one of the errors promised."""

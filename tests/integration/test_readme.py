@@ -125,9 +125,10 @@ def test_the_test_command_is_the_one_ci_runs() -> None:
 
 def test_the_django_command_is_understood() -> None:
     """The command for one's own site has only options that exist."""
+    from prefork.config.arguments import parse
     from prefork.config.load import from_arguments
 
-    config = from_arguments(DJANGO.split()[1:], {})
+    config = from_arguments(parse(DJANGO.split()[1:]), {}).config
     assert config.pools[0].app == "mysite.wsgi:application"
 
 
