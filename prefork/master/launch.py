@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import prefork
 from prefork.config.model import Config, PoolConfig
-from prefork.system.identity import Identity, become
+from prefork.system.identity import Identity, become, user_name
+from prefork.system.limits import ResourceLimits
 from prefork.system.processes import execute, spawn
 
 __all__ = ["Launch"]
@@ -25,6 +26,9 @@ _BOOTSTRAP: Final = (
     "import sys; home = sys.argv[1]; home in sys.path or sys.path.insert(0, home); "
     "from prefork.zygote import main; main()"
 )
+
+_KEPT: Final = frozenset({"PATH", "LANG", "LANGUAGE", "TZ"})
+"""What `clear_env` leaves, besides LC_*, HOME, USER and LOGNAME. php-fpm leaves HOME and USER alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,11 @@ class Launch:
             "max_body_size": self.pool.max_body_size,
         }
 
+    @property
+    def limits(self) -> ResourceLimits:
+        """What its processes may use."""
+        return ResourceLimits(self.pool.rlimit_files, self.pool.rlimit_core, self.pool.no_new_privs)
+
     def start(self, gifts: Mapping[int, int]) -> int:
         """Start a zygote; returns its pid. Raises PreforkError, or OSError when there is no process to be had."""
         if isinstance(self.pool.app, str):
@@ -71,19 +80,31 @@ class Launch:
 
         def child() -> None:
             self._prepare()
-            os.environ.update(self.environment(os.environ))
+            environment = self.environment(os.environ)
+            os.environ.clear()
+            os.environ.update(environment)
             self.become_zygote(gifts, self.pool.app)
 
         return spawn(child)
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        """What the application finds in its environment."""
+        """What the application finds in its environment.
+
+        With ``clear_env`` only what a program cannot do without: where programs and its user's home are, and which
+        language and time zone to write in. Nothing that somebody put there for the master, or for the shell before it.
+        """
         environment = dict(inherited)
-        if self.identity is not None:
+        if self.pool.clear_env:
+            environment = {name: value for name, value in inherited.items() if name in _KEPT or name.startswith("LC_")}
+            environment.setdefault("PATH", os.defpath)
+        if self.identity is not None or self.pool.clear_env:
             # As login(1), systemd's User= and php-fpm do: a library that looks for ~ must not find root's.
-            environment["USER"] = environment["LOGNAME"] = self.identity.user
+            uid = os.geteuid() if self.identity is None else self.identity.uid
+            environment["USER"] = environment["LOGNAME"] = (
+                user_name(uid) if self.identity is None else self.identity.user
+            )
             try:
-                environment["HOME"] = pwd.getpwuid(self.identity.uid).pw_dir
+                environment["HOME"] = pwd.getpwuid(uid).pw_dir
             except KeyError:
                 environment["HOME"] = "/"
         environment.update(self.pool.env)
@@ -91,6 +112,7 @@ class Launch:
 
     def _prepare(self) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, self.files)
+        self.limits.apply()
         if self.pool.umask is not None:
             os.umask(self.pool.umask)
         if self.identity is not None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import selectors
 import signal
 import time
-from typing import Final
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final
 
 from prefork.errors import PreforkError
 from prefork.log import Logger
@@ -43,7 +45,9 @@ class Master:
     """Supervises pools until they are told to stop."""
 
     def __init__(self, logger: Logger) -> None:
+        self.started = time.time()
         self._pools: list[Performer] = []
+        self._at_serving: list[Callable[[], None]] = []
         self._logger = logger
         self._selector = selectors.DefaultSelector()
         self._queues = SocketDiagnosis()
@@ -56,16 +60,45 @@ class Master:
         """One more pool to supervise; before `run`."""
         self._pools.append(hands)
 
+    def at_serving(self, call: Callable[[], None]) -> None:
+        """Call this, in turn, once every pool serves; before `run`. A PreforkError it raises makes the start fail."""
+        self._at_serving.append(call)
+
+    @property
+    def pools(self) -> Iterable[Performer]:
+        """Those that are supervised."""
+        return tuple(self._pools)
+
+    @property
+    def phase(self) -> Phase:
+        """Where the server is in its life."""
+        return self._phase
+
+    def order(self, command: Command, **source: Any) -> None:
+        """Obey a command that did not come as a signal; ``source`` goes into the log."""
+        self._step(command, time.monotonic(), **source)
+
+    def attend(self, source: Any, call: Callable[[float], None], events: int = selectors.EVENT_READ) -> None:
+        """Call this with the time whenever a descriptor is ready. Once more for the same one: instead of before."""
+        try:
+            self._selector.modify(source, events, call)
+        except KeyError:
+            self._selector.register(source, events, call)
+
+    def dismiss(self, source: Any) -> None:
+        """The end of `attend`, before the descriptor is closed."""
+        try:
+            self._selector.unregister(source)
+        except KeyError:
+            pass
+
     def watch(self, hands: Performer, channel: Channel) -> None:
         """Listen to a channel."""
-        self._selector.register(channel.end, selectors.EVENT_READ, (hands, channel))
+        self.attend(channel.end, partial(hear, hands, channel))
 
     def unwatch(self, _hands: Performer, channel: Channel) -> None:
         """Stop listening to a channel."""
-        try:
-            self._selector.unregister(channel.end)
-        except KeyError:
-            pass
+        self.dismiss(channel.end)
 
     def run(self) -> int:
         """Serve until told to stop; returns the exit status. Raises the PreforkError that kept a pool from starting."""
@@ -74,7 +107,7 @@ class Master:
         try:
             self._selector.register(wakeup, selectors.EVENT_READ)
             for hands in self._pools:
-                self._selector.register(hands.holdings.doorbell, selectors.EVENT_READ, (hands, None))
+                self.attend(hands.holdings.doorbell, partial(self._rung, hands))
             self._loop(wakeup)
         finally:
             self._release()
@@ -91,8 +124,7 @@ class Master:
             now = time.monotonic()
             for key, _ in events:
                 if key.data is not None:
-                    hands, channel = key.data
-                    self._attend(hands, channel, now)
+                    key.data(now)
             for pid, status in processes.reap(self._hear_last_words):
                 any(bury(hands, pid, status, now) for hands in self._pools)
             for number in wakeup.take():
@@ -100,10 +132,7 @@ class Master:
             self._notice(now)
             wake_at = self._plan_and_perform(now)
 
-    def _attend(self, hands: Performer, channel: Channel | None, now: float) -> None:
-        if channel is not None:
-            hear(hands, channel, now)
-            return
+    def _rung(self, hands: Performer, now: float) -> None:
         doorbell = hands.holdings.doorbell
         doorbell.answer()
         hands.holdings.control.arm_doorbell(False)
@@ -128,21 +157,31 @@ class Master:
     def _notice(self, now: float) -> None:
         """Turn facts about the pools into commands."""
         if self._phase is Phase.BOOTING and all(hands.pool.open for hands in self._pools):
-            self._step(Command.SERVES, now)
+            self._serve(now)
         for hands in self._pools:
             failure, hands.pool.failure = hands.pool.failure, None
             if failure is not None and self._phase is Phase.BOOTING:
                 self._failure = failure
                 self._step(Command.FAILED, now)
 
-    def _step(self, command: Command, now: float) -> None:
+    def _serve(self, now: float) -> None:
+        try:
+            for call in self._at_serving:
+                call()
+        except PreforkError as error:
+            self._failure = error
+            self._step(Command.FAILED, now)
+        else:
+            self._step(Command.SERVES, now)
+
+    def _step(self, command: Command, now: float, **source: Any) -> None:
         phase = lifecycle.step(self._phase, command)
         if phase is self._phase:
             return
         self._phase, self._phase_since = phase, now
         match phase:
             case Phase.DRAINING | Phase.KILLING if command is not Command.FAILED:
-                self._logger.info("stopping", signal=command.value, phase=phase.value)
+                self._logger.info("stopping", cause=command.value, phase=phase.value, **source)
             case Phase.ENDED if self._failure is None:
                 self._logger.info("stopped")
 

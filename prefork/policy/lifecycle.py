@@ -1,7 +1,8 @@
 """The life of the server as a table: (phase, command) → phase.
 
-A command is a signal's name, an order (`Command.STOP`) or something the loop noticed (`Command.SERVES`). Every cell is written
-down; a test asserts each of them. Commands that change no phase belong here too, so that the table answers for all.
+A command is a signal's name, an order (`Command.STOP`) or something the loop noticed (`Command.SERVES`). Every cell is
+written down; a test asserts each of them. Commands that change no phase belong here too, so that the table answers for
+all.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ __all__ = ["Cpus", "usable_cpus"]
 
 _MOUNT: Final = Path("/sys/fs/cgroup")
 _MEMBERSHIP: Final = Path("/proc/self/cgroup")
-_FIRST_VERSION_MOUNTS: Final = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
-_SECOND_VERSION_MOUNTS: Final = (".", "unified")  # alone, and beside version 1 (systemd's hybrid layout)
+_FIRST_VERSION_MOUNTS: Final[tuple[str, ...]] = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
+_SECOND_VERSION_MOUNTS: Final[tuple[str, ...]] = (".", "unified")  # alone; beside version 1, as systemd has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ __all__ = [
     "describe_status",
     "die_with_parent",
     "execute",
+    "forbid_new_privileges",
     "fork_away",
     "is_our_child",
     "leave_process",
@@ -41,6 +42,7 @@ A real-time signal, because every other one may belong to the application, whose
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NO_NEW_PRIVS: Final = 38
 
 # Where the child keeps its error pipe while it prepares the exec: just above the descriptors it passes on.
 _FIRST_FREE: Final = 16
@@ -60,6 +62,11 @@ def _prctl(option: int, argument: int) -> None:
 def become_subreaper(on: bool = True) -> None:
     """Become the parent of orphaned descendants (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, int(on))
+
+
+def forbid_new_privileges() -> None:
+    """Let no program that this process will ever execute gain rights that it has not (prctl(2), no_new_privs)."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def die_with_parent(parent: int) -> None:

@@ -1,0 +1,229 @@
+"""Going into the background: a daemon that is detached, and a launcher that waits for the truth.
+
+`launch` forks. The child detaches itself with python-daemon: a session of its own, no controlling terminal, standard
+input from /dev/null, output to a file, no descriptor that was not asked for. What an operator has set stays: umask,
+working directory, limits, environment. The launcher stays in the foreground and ends only when it knows.
+
+Between the two runs one sequenced-packet socket, and the protocol is a handshake, so that there is no moment at which
+the launcher reports one thing and the server does another:
+
+    daemon → launcher   serving, or why not
+    launcher → daemon   acknowledged
+
+* A daemon that hears the end of the line before the acknowledgement has lost its launcher (killed, interrupted) and
+  is to stop: nobody would know that it runs.
+* A launcher that hears the end of the line before a report has lost its daemon, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any, Final
+
+from prefork.errors import (
+    AddressInUse,
+    ApplicationError,
+    ConfigurationError,
+    PermissionProblem,
+    PreforkError,
+)
+from prefork.system.channel import shorten
+
+__all__ = ["Heard", "Link", "fill_standard_streams", "launch"]
+
+_ACKNOWLEDGED: Final = b"ok"
+_LARGEST_REPORT: Final = 200_000  # what one message may hold: net.core.wmem_default is 212,992
+_LONGEST_TEXT: Final = 60_000
+_FAREWELL: Final = 10.0  # seconds an interrupted launcher waits for the end of what it started
+_STREAMS: Final = ("stdin", "stdout", "stderr")
+_LAST_STREAM: Final = 2
+
+_BY_STATUS: Final = {kind.exit_status: kind for kind in (AddressInUse, PermissionProblem, ConfigurationError)}
+
+
+class Heard(Enum):
+    """What the daemon hears from its launcher."""
+
+    NOTHING = auto()
+    ACKNOWLEDGED = auto()  # the launcher knows that we serve, and has left
+    GONE = auto()  # it left without knowing
+
+
+class Link:
+    """The daemon's end of the line to its launcher. Nothing here raises because the launcher is gone."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._end.setblocking(False)
+
+    def fileno(self) -> int:
+        """Readable when `hear` has something to tell."""
+        return self._end.fileno()
+
+    def serving(self, *lines: str) -> None:
+        """Tell the launcher that every pool serves; ``lines`` are for its reader, if that is a person."""
+        self._send({"lines": [shorten(line, 2_000) for line in lines[:64]]})
+
+    def failed(self, error: BaseException, traceback: str = "") -> None:
+        """Tell the launcher why nothing is served. It raises the same, if it is one of ours."""
+        status = error.exit_status if isinstance(error, PreforkError) else PreforkError.exit_status
+        traceback = error.traceback if isinstance(error, ApplicationError) else traceback
+        self._send(
+            {
+                "status": status,
+                "message": shorten(str(error), _LONGEST_TEXT),
+                "traceback": shorten(traceback, _LONGEST_TEXT),
+            }
+        )
+
+    def hear(self) -> Heard:
+        """What came from the launcher, without waiting."""
+        try:
+            data = self._end.recv(len(_ACKNOWLEDGED))
+        except BlockingIOError:
+            return Heard.NOTHING
+        except OSError:
+            return Heard.GONE
+        return Heard.ACKNOWLEDGED if data == _ACKNOWLEDGED else Heard.GONE
+
+    def close(self) -> None:
+        """Hang up."""
+        self._end.close()
+
+    def _send(self, report: dict[str, Any]) -> None:
+        with suppress(OSError):
+            self._end.send(json.dumps(report).encode(), socket.MSG_NOSIGNAL)
+
+
+def fill_standard_streams() -> None:
+    """Open /dev/null where a standard stream is closed, or its number would be taken by the next file that is opened.
+
+    To be called before anything else is opened.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STREAM:
+        os.set_inheritable(descriptor, True)
+        name = _STREAMS[descriptor]
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r", closefd=False))  # noqa: SIM115 - kept open
+    os.close(descriptor)
+
+
+def launch(*, output: int | None, keep: Iterable[int] | None) -> Link | None:
+    """Fork a daemon. There it returns the line to the launcher; in the launcher it waits, and returns None.
+
+    ``output`` is the descriptor that becomes the daemon's standard output and error (None: /dev/null). ``keep`` are
+    the descriptors it keeps, besides that; with None it keeps all that are open.
+
+    In the launcher, None means that every pool serves. Otherwise it raises what the server said, or `PreforkError`
+    where it ended without a word. A KeyboardInterrupt passes when the daemon has ended, too.
+    """
+    above, below = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for stream in (sys.stdout, sys.stderr):  # what is buffered must not be written twice
+        with suppress(OSError, ValueError):
+            stream.flush()
+    try:
+        between = os.fork()
+    except OSError as problem:
+        above.close()
+        below.close()
+        raise PreforkError(f"cannot fork: {problem.strerror}") from problem
+    if between:
+        below.close()
+        with suppress(ChildProcessError):
+            os.waitpid(between, 0)
+        with above:
+            _wait(above)
+        return None
+    above.close()
+    link = Link(below)
+    try:
+        _detach(output, None if keep is None else {*keep, below.fileno()})
+    except BaseException as error:  # noqa: BLE001 - a child must not run its parent's code, whatever happens
+        link.failed(PreforkError(f"cannot become a daemon: {error}"))
+        os._exit(PreforkError.exit_status)
+    return link
+
+
+def _detach(output: int | None, keep: set[int] | None) -> None:
+    from daemon import DaemonContext  # only whoever becomes one pays for it
+
+    kept = set(map(int, os.listdir("/proc/self/fd"))) if keep is None else keep
+    # A listener that was passed as a standard stream stays where it is until it is claimed, and is moved then.
+    sources = [
+        number if keep is not None and number in keep else source
+        for number, source in enumerate((None, output, output))
+    ]
+    streams = [open(os.devnull if source is None else source, mode, closefd=source is None)  # noqa: SIM115
+               for source, mode in zip(sources, ("rb", "ab", "ab"), strict=True)]  # fmt: skip
+    context = DaemonContext(
+        umask=_umask(),
+        working_directory=os.curdir,
+        prevent_core=False,
+        detach_process=True,
+        signal_map={},
+        files_preserve=list(kept),
+        **dict(zip(_STREAMS, streams, strict=True)),
+    )
+    context.open()
+    for stream in streams:
+        stream.close()
+
+
+def _umask() -> int:
+    """The umask of this process, read without changing it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Umask":
+            return int(value, 8)
+    raise PreforkError("/proc/self/status has no Umask: expected Linux 4.7 or later")
+
+
+def _wait(line: socket.socket) -> None:
+    """The launcher's part: until the daemon serves, or has failed."""
+    try:
+        report = _receive(line)
+    except KeyboardInterrupt:
+        _end_together(line)
+        raise
+    if "status" in report:
+        raise _error(report)
+    with suppress(OSError):
+        line.send(_ACKNOWLEDGED, socket.MSG_NOSIGNAL)
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(*report["lines"], sep="\n", file=sys.stderr, flush=True)  # noqa: T201 - the launcher's is a person
+
+
+def _receive(line: socket.socket) -> dict[str, Any]:
+    try:
+        data = line.recv(_LARGEST_REPORT)
+    except ConnectionError:
+        data = b""
+    if not data:
+        raise PreforkError("the server ended before it served, and could not say why: see its error log")
+    report: dict[str, Any] = json.loads(data)
+    return report
+
+
+def _end_together(line: socket.socket) -> None:
+    """Hang up, and wait for the end of what was started. A second interrupt does not wait."""
+    line.shutdown(socket.SHUT_WR)
+    line.settimeout(_FAREWELL)
+    with suppress(OSError, PreforkError):
+        while True:
+            _receive(line)
+
+
+def _error(report: dict[str, Any]) -> PreforkError:
+    message, traceback, status = report["message"], report["traceback"], report["status"]
+    if traceback and status == ApplicationError.exit_status:
+        return ApplicationError(message, traceback)
+    if traceback:
+        return PreforkError(f"{message}\n{traceback}")
+    return _BY_STATUS.get(status, PreforkError)(message)
