@@ -107,9 +107,8 @@ def encode_record(kind: int, identifier: int, content: bytes, padding: int = 0) 
 
 def encode_stream(kind: int, identifier: int, data: bytes) -> bytes:
     """Data of a stream, in as few records as it needs; nothing for nothing, because an empty record is the end."""
-    return b"".join(
-        encode_record(kind, identifier, data[start : start + MAX_CONTENT]) for start in range(0, len(data), MAX_CONTENT)
-    )
+    starts = range(0, len(data), MAX_CONTENT)
+    return b"".join([encode_record(kind, identifier, data[start : start + MAX_CONTENT]) for start in starts])
 
 
 def encode_begin_request(identifier: int, role: int = RESPONDER, flags: int = 0) -> bytes:
