@@ -3,8 +3,7 @@
 Every round starts each server afresh, asks it once, loads it for a few seconds through the same nginx, asks it again
 and stops it; the servers take turns within a round, so that whatever else the machine does hits all of them alike.
 Only the ratios within one run mean something. It takes the standard library, nginx and wrk; a contender that is
-missing is left out, with one line that says so. Rounds that others on the machine disturbed are repeated, within
-reason.
+missing is left out, with one line that says so. A run that others on the machine disturbed is repeated, within reason.
 """
 
 from __future__ import annotations
@@ -15,17 +14,31 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.hello import BODY
-from benchmarks.machine import Problem, Tree, busy, find, free_port, load, nginx, probe, stopping, wait_for
-from benchmarks.report import Run, as_json, as_markdown, disturbance, machine, quietest, rows
+from benchmarks.machine import (
+    Problem,
+    Tree,
+    busy,
+    find,
+    free_port,
+    load,
+    nginx,
+    probe,
+    stopping,
+    wait_for,
+    wait_for_quiet,
+)
+from benchmarks.report import Run, as_json, as_markdown, machine, rows
 from benchmarks.servers import Floor, Prefork, Server, Uwsgi
 
 _HERE = Path(__file__).resolve().parent
 _WARM_UP = 1  # seconds
-_QUIET = 0.1  # processors that others may keep busy in a round that counts
-_TRIES = 4  # times as many rounds as wanted, in the hope of quiet ones
+_QUIET = 0.1  # of one processor: what others may use in a run that need not be repeated
+_QUIET_PATIENCE = 5.0  # seconds to wait for such a moment before a run
+_TRIES = 4
 
 
 def main() -> int:
@@ -42,11 +55,9 @@ def main() -> int:
         servers = _prepared(folder, words)
         if not servers:
             return 1
-        rounds = _rounds(folder, servers, words.rounds, words.seconds)
-    kept = quietest(rounds, words.rounds)
-    runs = {server.name: [runs[server.name] for runs in kept] for server in servers}
+        runs = _rounds(folder, servers, words.rounds, words.seconds)
     table = rows({server.name: server.what for server in servers}, runs, Floor.name)
-    notes = _notes(words, len(rounds), max(map(disturbance, kept)))
+    notes = _notes(words.rounds, words.seconds)
     text = as_markdown(table, notes)
     print(text)
     if words.name:
@@ -57,17 +68,18 @@ def main() -> int:
     return 0 if all(not row.invalid for row in table) else 1
 
 
-def _notes(words: argparse.Namespace, tried: int, others: float) -> list[str]:
+def _notes(rounds: int, seconds: int) -> list[str]:
     setting = (
         f"{machine()}; nginx with 1 worker and stock fastcgi_params, wrk with 1 thread and 4 connections, "
         "1 worker a server, a 14-byte answer"
     )
     method = (
-        f"medians of {words.rounds} rounds of {words.seconds} s, the servers taking turns; CPU is user and system time "
+        f"medians of {rounds} rounds of {seconds} s, the servers taking turns; CPU is user and system time "
         "of the server's whole process tree, from the kernel's per-process CPU clocks (nanoseconds)"
     )
     noise = (
-        f"the {words.rounds} quietest of {tried} rounds: other processes kept at most {others:.0%} of a processor busy"
+        "others: the part of one processor that the rest of the machine used in the worst of the runs; "
+        f"each run is the quietest of up to {_TRIES}, the first below {_QUIET:.0%}"
     )
     return [setting, method, noise]
 
@@ -101,24 +113,33 @@ def _prepared(folder: Path, words: argparse.Namespace) -> list[Server]:
     return servers
 
 
-def _rounds(folder: Path, servers: list[Server], wanted: int, seconds: int) -> list[dict[str, Run]]:
-    """Rounds until enough were quiet, or enough is enough."""
+def _rounds(folder: Path, servers: list[Server], rounds: int, seconds: int) -> dict[str, list[Run]]:
     sockets = {server.name: folder / f"{number}.sock" for number, server in enumerate(servers)}
     ports = {server.name: free_port() for server in servers}
-    rounds: list[dict[str, Run]] = []
+    runs: dict[str, list[Run]] = {server.name: [] for server in servers}
     with nginx(folder / "nginx", {ports[name]: path for name, path in sockets.items()}) as front:
-        while sum(disturbance(runs) <= _QUIET for runs in rounds) < wanted and len(rounds) < _TRIES * wanted:
-            runs: dict[str, Run] = {}
+        for number in range(1, rounds + 1):
             for server in servers:
-                run = _measure(server, folder, sockets[server.name], ports[server.name], front, seconds)
-                runs[server.name] = run
-                figures = (
-                    f"{run.requests / run.seconds:9,.0f} requests/s {run.microseconds:8.2f} µs" if run.seconds else ""
+                run = _quietest(
+                    partial(_measure, server, folder, sockets[server.name], ports[server.name], front, seconds),
+                    f"round {number:2}  {server.name:20}",
                 )
-                others = f"others {run.others:4.0%}"
-                print(f"round {len(rounds) + 1:2}  {server.name:20}{figures}  {others}  {run.invalid}", file=sys.stderr)
-            rounds.append(runs)
-    return rounds
+                runs[server.name].append(run)
+    return runs
+
+
+def _quietest(measure: Callable[[], Run], label: str) -> Run:
+    """Measure until the rest of the machine was quiet meanwhile, or a few times."""
+    runs: list[Run] = []
+    while len(runs) < _TRIES and not (runs and runs[-1].others <= _QUIET):
+        wait_for_quiet(_QUIET, _QUIET_PATIENCE)
+        run = measure()
+        runs.append(run)
+        figures = f"{run.requests / run.seconds:9,.0f} requests/s {run.microseconds:8.2f} µs" if run.seconds else ""
+        print(f"{label}{figures}  others {run.others:4.0%}  {run.invalid}", file=sys.stderr)
+        if run.invalid:  # never papered over by a better one
+            return run
+    return min(runs, key=lambda run: run.others)
 
 
 def _measure(server: Server, folder: Path, socket: Path, port: int, front: Tree, seconds: int) -> Run:

@@ -24,7 +24,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-__all__ = ["Load", "Problem", "Tree", "busy", "find", "free_port", "load", "nginx", "probe", "stopping", "wait_for"]
+__all__ = [
+    "Load",
+    "Problem",
+    "Tree",
+    "busy",
+    "find",
+    "free_port",
+    "load",
+    "nginx",
+    "probe",
+    "stopping",
+    "wait_for",
+    "wait_for_quiet",
+]
 
 _PATIENCE = 30.0  # seconds; for what takes far less than one
 _PARAMS = Path("/etc/nginx/fastcgi_params")
@@ -147,6 +160,16 @@ def load(port: int, seconds: int) -> Load:
     after = os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return Load(int(counted[1]), min(taken, time.monotonic() - begin), used, bad[1].strip() if bad else "")
+
+
+def wait_for_quiet(share: float, patience: float) -> None:
+    """Wait until the machine has used less than that share of one processor for half a second, or no longer."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        before = busy()
+        time.sleep(0.5)
+        if busy() - before <= share * 0.5:
+            return
 
 
 def busy() -> float:

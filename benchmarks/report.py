@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Row", "Run", "as_json", "as_markdown", "disturbance", "machine", "quietest", "rows"]
+__all__ = ["Row", "Run", "as_json", "as_markdown", "machine", "rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Row:
     lowest: float | None
     highest: float | None
     ratio: float | None
+    others: float | None
     invalid: str = ""
 
 
@@ -51,7 +52,7 @@ def rows(what: Mapping[str, str], runs: Mapping[str, Sequence[Run]], floor: str)
 def _row(name: str, what: str, runs: Sequence[Run], floor: Sequence[Run]) -> Row:
     invalid = next((run.invalid for run in runs if run.invalid), "" if runs else "never ran")
     if invalid:
-        return Row(name, what, None, None, None, None, None, invalid)
+        return Row(name, what, None, None, None, None, None, None, invalid)
     costs = [run.microseconds for run in runs]
     pairs = [(run, base) for run, base in zip(runs, floor, strict=False) if not base.invalid]
     return Row(
@@ -62,17 +63,8 @@ def _row(name: str, what: str, runs: Sequence[Run], floor: Sequence[Run]) -> Row
         lowest=min(costs),
         highest=max(costs),
         ratio=statistics.median(run.microseconds / base.microseconds for run, base in pairs) if pairs else None,
+        others=max(run.others for run in runs),
     )
-
-
-def quietest(rounds: Sequence[Mapping[str, Run]], count: int) -> list[Mapping[str, Run]]:
-    """The rounds in which others disturbed the least, by the worst run of each."""
-    return sorted(rounds, key=disturbance)[:count]
-
-
-def disturbance(runs: Mapping[str, Run]) -> float:
-    """How many processors others kept busy in the worst run of a round."""
-    return max((run.others for run in runs.values()), default=0.0)
 
 
 def machine() -> str:
@@ -84,16 +76,17 @@ def machine() -> str:
 def as_markdown(table: Sequence[Row], notes: Sequence[str]) -> str:
     """The table, with what one must know to read it."""
     lines = [
-        "| server | requests/s | CPU µs/request | lowest – highest | ratio to the floor |",
-        "|---|---:|---:|---:|---:|",
+        "| server | requests/s | CPU µs/request | lowest – highest | ratio to the floor | others |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for row in table:
         if row.rate is None:
-            lines.append(f"| {row.name} | invalid: {row.invalid} | | | |")
+            lines.append(f"| {row.name} | invalid: {row.invalid} | | | | |")
             continue
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         lines.append(
-            f"| {row.name} | {row.rate:,.0f} | **{row.cpu:.1f}** | {row.lowest:.1f} – {row.highest:.1f} | {ratio} |"
+            f"| {row.name} | {row.rate:,.0f} | **{row.cpu:.1f}** | {row.lowest:.1f} – {row.highest:.1f} | {ratio} "
+            f"| {row.others:.0%} |"
         )
     return "\n".join(
         [*lines, "", *(f"* {note}" for note in notes), *(f"* {row.name}: {row.what}" for row in table), ""]
