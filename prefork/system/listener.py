@@ -1,7 +1,8 @@
 """The listening socket of a pool: claimed before the application is loaded, opened when it is ready.
 
-Birth: `Listener.claim` takes the lock, probes, and checks everything that can be known; nothing exists at the path
-yet. `Listener.open` binds and listens: the path exists only when it serves. A failed `open` leaves nothing behind.
+Birth: `Listener.claim` checks everything that can be known (`Listener.prepare` does that alone), takes the lock and
+probes; nothing exists at the path yet. `Listener.open` binds and listens: the path exists only when it serves. A failed
+`open` leaves nothing behind.
 
 * The final path is bound directly: a socket that is renamed later shows its first name in ss(8) for ever.
 * The socket is unlinked only while the path still leads to the inode that we bound.
@@ -34,6 +35,7 @@ from prefork.system.probe import (
     clear_path,
     in_use,
     is_orphan,
+    look_at,
     probe,
 )
 
@@ -57,6 +59,36 @@ class Listener:
         self._birthmark: Birthmark | None = None
 
     @classmethod
+    def prepare(
+        cls,
+        address: Address,
+        *,
+        mode: int | None = None,
+        owner: str | None = None,
+        group: str | None = None,
+        backlog: int = 4096,
+    ) -> Listener:
+        """A listener that is not claimed yet, after everything was looked at that can be without leaving a trace.
+
+        ``mode`` (0660), ``owner`` and ``group`` (names or numbers; the process's own) are for paths only. ``backlog``
+        is clamped to net.core.somaxconn, with a warning. A live server at the address is no obstacle here. Raises
+        `PermissionProblem` and `ConfigurationError`.
+        """
+        if address.kind is not AddressKind.PATH:
+            _refuse_access(address, mode=mode, owner=owner, group=group)
+        allowed, clamped = _clamp(backlog)
+        listener = cls(address, Access.check(mode, owner, group), allowed)
+        if address.kind is AddressKind.ABSTRACT:
+            check_length(address.name, "abstract name")
+        elif address.kind is AddressKind.PATH:
+            listener.path = os.path.join(os.getcwd(), address.name)
+            check_place(listener.path)
+            look_at(listener.path)
+        if not listener.inherited:
+            listener.warnings = clamped + (warn_of_place(listener.path) if listener.path else ())
+        return listener
+
+    @classmethod
     def claim(
         cls,
         address: Address,
@@ -68,25 +100,18 @@ class Listener:
     ) -> Listener:
         """Make ``address`` ours, and find everything that would be in the way of `open`.
 
-        ``mode`` (0660), ``owner`` and ``group`` (names or numbers; the process's own) are for paths only. ``backlog``
-        is clamped to net.core.somaxconn, with a warning. Raises `AddressInUse` for a live server or another claim,
-        `PermissionProblem` and `ConfigurationError` for the rest. Takes up to two seconds after the kill -9 of a
-        predecessor whose children still hold its socket.
+        Arguments and errors as in `prepare`; besides, `AddressInUse` for a live server or another claim. Takes up to
+        two seconds after the kill -9 of a predecessor whose children still hold its socket.
         """
-        if address.kind is not AddressKind.PATH:
-            _refuse_access(address, mode=mode, owner=owner, group=group)
-        allowed, clamped = _clamp(backlog)
-        listener = cls(address, Access.check(mode, owner, group), allowed)
+        listener = cls.prepare(address, mode=mode, owner=owner, group=group, backlog=backlog)
         try:
-            listener._claim()
+            listener._claim()  # noqa: SLF001 - of this class
         except OSError as problem:  # EMFILE, ENFILE, ENOMEM: nothing that was asked for is wrong
             listener.close()
             raise PermissionProblem(f"the socket {address} cannot be claimed: {problem.strerror}") from problem
         except BaseException:
             listener.close()
             raise
-        if not listener.inherited:
-            listener.warnings = clamped + (warn_of_place(listener.path) if listener.path else ())
         return listener
 
     def __str__(self) -> str:
@@ -151,11 +176,8 @@ class Listener:
             name = self._socket.getsockname()  # bytes if abstract, empty if unnamed
             self.path = name if isinstance(name, str) and name.startswith("/") else None
         elif self.address.kind is AddressKind.ABSTRACT:
-            check_length(self.address.name, "abstract name")
             self._socket = _claim_name(self.address.name)
-        else:
-            self.path = os.path.join(os.getcwd(), self.address.name)
-            check_place(self.path)
+        elif self.path is not None:
             self._lock = PathLock(self.path)
             clear_path(self.path)
 

@@ -33,6 +33,7 @@ __all__ = [
     "find_listener_pid",
     "in_use",
     "is_orphan",
+    "look_at",
     "probe",
 ]
 
@@ -96,16 +97,24 @@ def probe(address: str) -> Finding:
         return Finding(Found.LIVE, _CREDENTIALS.unpack(raw)[0])
 
 
+def look_at(path: str) -> os.stat_result | None:
+    """What stands at ``path``, None for nothing. Raises `ConfigurationError` for anything that is no socket."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    _check_socket(path, status)
+    return status
+
+
 def clear_path(path: str) -> None:
     """See that nothing stands at ``path``, removing a dead socket. The lock must be held.
 
     Raises `AddressInUse` for a live server, `ConfigurationError` for anything that is no socket.
     """
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
+    status = look_at(path)
+    if status is None:
         return
-    _check_socket(path, status)
     finding = probe(path)
     patience = Patience()
     while finding.found is Found.LIVE:
