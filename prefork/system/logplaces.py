@@ -1,0 +1,132 @@
+"""Where logs go, and how they are opened: a path, standard output or error, the system's syslog.
+
+Logs are opened by the master, as the user who started it, and handed to the processes below as descriptors: who
+serves the requests needs no right to the log's directory. A file that does not exist is made with mode 0640.
+
+Root follows no symbolic link that somebody else made: in a directory that belongs to the application's user it could
+lead to any file of the system.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from typing import Final
+
+from prefork.errors import ConfigurationError, PermissionProblem, PreforkError
+from prefork.system.logfile import LogFile, far_up
+
+__all__ = ["STANDARD", "SYSLOG", "SYSLOG_SOCKET", "adopt", "open_anew", "open_log"]
+
+STANDARD: Final = {"stderr": 2, "-": 1}
+SYSLOG: Final = "syslog"
+SYSLOG_SOCKET: Final = "/dev/log"
+
+_MODE: Final = 0o640
+_FLAGS: Final = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+def open_log(place: str, option: str) -> LogFile:
+    """Open a log: "stderr", "-" (standard output), "syslog" or a path.
+
+    ``option`` is who asks for it, for the messages. Raises `ConfigurationError` or `PermissionProblem`.
+    """
+    if place in STANDARD:
+        return LogFile(_open_standard(STANDARD[place]), "stdout" if place == "-" else place)
+    if place == SYSLOG:
+        return LogFile(_connect(SYSLOG_SOCKET, option), SYSLOG, syslog=SYSLOG_SOCKET)
+    path = os.path.abspath(place)
+    return LogFile(open_anew(path, option), path, path)
+
+
+def adopt(descriptor: int, name: str) -> LogFile:
+    """A log that was opened by the master, under a number where the application will not meet it."""
+    log = LogFile(far_up(descriptor), name, syslog=SYSLOG_SOCKET if name == SYSLOG else "")
+    os.close(descriptor)
+    return log
+
+
+def open_anew(path: str, option: str) -> int:
+    """Open the file at an absolute path, or make it; returns a descriptor.
+
+    Raises `ConfigurationError` or `PermissionProblem`, naming the path and the mend.
+    """
+    try:
+        try:
+            # Readable as well: a named pipe is then never without a reader, and a torn line can be taken back.
+            return _open(path, os.O_RDWR)
+        except PermissionError:
+            return _open(path, os.O_WRONLY)
+    except OSError as problem:
+        raise _explain(path, option, problem) from None
+
+
+def _open(path: str, access: int) -> int:
+    try:
+        return os.open(path, _FLAGS | access | os.O_NOFOLLOW, _MODE)
+    except OSError as problem:
+        if problem.errno != errno.ELOOP or not _trustworthy(path):
+            raise
+    return os.open(path, _FLAGS | access, _MODE)
+
+
+def _trustworthy(link: str) -> bool:
+    return os.geteuid() != 0 or os.lstat(link).st_uid == 0
+
+
+def _explain(path: str, option: str, problem: OSError) -> PreforkError:
+    directory = os.path.dirname(path)
+    start = f"{option} {path} cannot be opened: "
+    match problem.errno:
+        case errno.ENOENT if os.path.isdir(directory):
+            return ConfigurationError(f"{start}it is a symbolic link to where there is nothing")
+        case errno.ENOENT | errno.ENOTDIR:
+            return ConfigurationError(
+                f"{start}there is no directory {directory}: create it with `mkdir -p {directory}`"
+            )
+        case errno.EISDIR:
+            return ConfigurationError(f"{start}it is a directory; name a file in it, as {path}/prefork.log")
+        case errno.ELOOP:
+            return PermissionProblem(
+                f"{start}it is a symbolic link that root did not make, and root follows none: name the file itself"
+            )
+        case errno.ENXIO:
+            return ConfigurationError(
+                f"{start}it is a socket; stderr, - (standard output) and syslog are written as such"
+            )
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return PermissionProblem(
+                f"{start}{problem.strerror}; let the user who starts the server write to {directory}, or choose another"
+            )
+    return ConfigurationError(f"{start}{problem.strerror}")
+
+
+def _open_standard(number: int) -> int:
+    """A description of our own of what standard output or error is, where that matters."""
+    try:
+        mode = os.fstat(number).st_mode
+    except OSError:  # started with it closed: there is nobody to tell
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and os.isatty(number)):
+        try:
+            # By this name open(2) makes a new description of the same pipe or terminal (proc(5)).
+            flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+            return os.open(f"/proc/self/fd/{number}", flags)
+        except OSError:
+            pass  # it belongs to another user, from before a su(1): written with more care, see LogFile
+    return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _connect(path: str, option: str) -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as connection:
+        try:
+            connection.connect(path)
+        except OSError as problem:
+            raise ConfigurationError(
+                f"{option} is syslog, and there is none at {path} ({problem.strerror}): "
+                "start a syslog daemon, or let the log go to stderr or a file"
+            ) from None
+        return fcntl.fcntl(connection.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
