@@ -88,13 +88,15 @@ class Birthmark:
                 os.unlink(self.path)
 
 
-def bind_path(path: str, access: Access) -> tuple[socket.socket, Birthmark]:
+def bind_path(
+    path: str, access: Access, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> tuple[socket.socket, Birthmark]:
     """A socket bound to ``path``, not yet listening, with owner and mode as they shall be. Or an error, and nothing.
 
     Raises `AddressInUse` where something stands at the path, `PermissionProblem` where the kernel refuses.
     """
     try:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = socket.socket(socket.AF_UNIX, kind)
     except OSError as problem:  # EMFILE, ENFILE, ENOMEM
         raise PermissionProblem(f"the socket {path} cannot be made: {problem.strerror}") from problem
     try:

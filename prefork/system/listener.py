@@ -148,6 +148,16 @@ class Listener:
             self.close()
             raise
 
+    @property
+    def file(self) -> tuple[int, int] | None:
+        """Device and inode of the socket's file, where we made one."""
+        return (self._birthmark.device, self._birthmark.inode) if self._birthmark is not None else None
+
+    def note_control(self, control: str) -> None:
+        """Write down, beside a path of our own, where this server takes orders ("off": nowhere)."""
+        if self._lock is not None:
+            self._lock.note(pid=os.getpid(), socket=self.path, control=control)
+
     def shut(self) -> None:
         """The final stop. Repeating it does nothing.
 

@@ -22,16 +22,29 @@ from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
 from prefork.system.identity import user_name
 from prefork.system.probe import DYING, Found, Patience, describe_pid, in_use, probe
 
-__all__ = ["PathLock"]
+__all__ = ["PathLock", "read_notes"]
+
+_SUFFIX: Final = ".lock"
+_LONGEST_NOTES: Final = 4096
 
 _FLOCK: Final = struct.Struct("hhqqi")  # struct flock, fcntl(2): type, whence, start, length, pid
+
+
+def read_notes(socket_path: str) -> dict[str, str]:
+    """What the last server at a path wrote down beside it, running or not. Not for the server itself. Raises OSError."""
+    descriptor = os.open(socket_path + _SUFFIX, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        text = os.fsdecode(os.read(descriptor, _LONGEST_NOTES))
+    finally:
+        os.close(descriptor)
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
 class PathLock:
     """The claim of this process on one socket path, held until `close` or death."""
 
     def __init__(self, socket_path: str) -> None:
-        self.path = socket_path + ".lock"
+        self.path = socket_path + _SUFFIX
         if _is_open_here(self.path):
             raise AddressInUse(f"{socket_path} is asked for twice in one server: every pool needs its own socket")
         self.descriptor = _open_lock_file(self.path, socket_path)
@@ -41,9 +54,14 @@ class PathLock:
         except BaseException:
             self.close()
             raise
+        self.note(pid=os.getpid(), socket=socket_path)
+
+    def note(self, **facts: object) -> None:
+        """Write these down in the file instead of what stood there: for people, and for preforkctl."""
+        text = "".join(f"{name}={value}\n" for name, value in facts.items())
         with suppress(OSError):  # a full disk: the text is for people, the lock is what counts
             os.ftruncate(self.descriptor, 0)
-            os.pwrite(self.descriptor, os.fsencode(f"pid={os.getpid()}\nsocket={socket_path}\n"), 0)
+            os.pwrite(self.descriptor, os.fsencode(text), 0)
 
     def close(self) -> None:
         """Give the claim up. The file stays."""

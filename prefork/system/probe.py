@@ -67,12 +67,12 @@ class Finding:
     pid: int | None = None
 
 
-def probe(address: str) -> Finding:
+def probe(address: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> Finding:
     """Connect to a Unix address (abstract ones begin with NUL), without waiting.
 
     Raises `AddressInUse` for a socket of another type and `PermissionProblem` where we may not connect.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+    with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as client:
         try:
             client.connect(address)
         except BlockingIOError:
@@ -90,7 +90,7 @@ def probe(address: str) -> Finding:
             if problem.errno != errno.EPROTOTYPE:
                 raise ConfigurationError(f"{address!r} cannot be probed: {problem.strerror}") from problem
             raise AddressInUse(
-                f"{_printable(address)} is in use by a Unix socket of another type (datagram or seqpacket): "
+                f"{_printable(address)} is in use by a Unix socket of another type than {kind.name}: "
                 "choose another address"
             ) from None
         raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -107,7 +107,7 @@ def look_at(path: str) -> os.stat_result | None:
     return status
 
 
-def clear_path(path: str) -> None:
+def clear_path(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
     """See that nothing stands at ``path``, removing a dead socket. The lock must be held.
 
     Raises `AddressInUse` for a live server, `ConfigurationError` for anything that is no socket.
@@ -115,13 +115,13 @@ def clear_path(path: str) -> None:
     status = look_at(path)
     if status is None:
         return
-    finding = probe(path)
+    finding = probe(path, kind)
     patience = Patience()
     while finding.found is Found.LIVE:
         if not is_orphan(finding) or not patience.wait(ORPHANED):
             raise in_use(path, finding)
         if not _bound_to(path, listening=True):  # only now, as each connect stays in the queue of a busy server
-            finding = probe(path)
+            finding = probe(path, kind)
     if finding.found is Found.DEAD:
         _remove(path, status)
 

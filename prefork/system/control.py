@@ -1,0 +1,128 @@
+"""Orders to a running master: the vocabulary, and how it is carried.
+
+One order a connection, over a SOCK_SEQPACKET Unix socket: messages keep their borders, no HTTP client or proxy can be
+talked into speaking it, and the kernel says who is at the other end (SO_PEERCRED). The order is one small message;
+the answer is JSON in as many messages as it takes, and ends with the connection.
+
+    {"command": "status"}                   →  {"ok": true, …}
+    {"command": "stop", "now": true}        →  {"ok": true} when the last process is gone
+    {"command": "stop", "socket": "/a.sock"}   refused by a server that does not serve this socket
+    anything else                           →  {"ok": false, "error": "…"}
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prefork.errors import ProtocolError
+from prefork.system.birth import Access, Birthmark, bind_path
+from prefork.system.place import check_place
+from prefork.system.probe import clear_path
+
+__all__ = [
+    "COMMANDS",
+    "LARGEST_ORDER",
+    "Order",
+    "Peer",
+    "connect",
+    "encode_answer",
+    "encode_order",
+    "open_door",
+    "peer_of",
+    "read_order",
+]
+
+COMMANDS: Final = ("ping", "status", "stop")
+LARGEST_ORDER: Final = 4096  # bytes
+
+_MODE: Final = 0o600
+_BACKLOG: Final = 16
+_PIECE: Final = 32 * 1024  # of an answer; far below the send buffer of a Unix socket (net.core.wmem_default)
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a client wants. ``socket`` is the path of a listener it takes the server to have; None: it does not say."""
+
+    command: str
+    now: bool = False
+    socket: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end, as the kernel saw it when the connection was made."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def encode_order(order: Order) -> bytes:
+    """An order as the message that carries it."""
+    body: dict[str, Any] = {"command": order.command}
+    if order.now:
+        body["now"] = True
+    if order.socket is not None:
+        body["socket"] = order.socket
+    return json.dumps(body).encode()
+
+
+def read_order(data: bytes) -> Order:
+    """The order in a message from a stranger. Raises `ProtocolError` for everything that is none."""
+    if len(data) > LARGEST_ORDER:
+        raise ProtocolError(f"an order has at most {LARGEST_ORDER} bytes")
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ProtocolError('expected an order in JSON, such as {"command": "status"}') from None
+    if not isinstance(body, dict) or not body.keys() <= {"command", "now", "socket"}:
+        raise ProtocolError('expected an object with "command", and perhaps "now" and "socket"')
+    command, now, path = body.get("command"), body.get("now", False), body.get("socket")
+    if command not in COMMANDS:
+        raise ProtocolError(f"expected one of the commands {', '.join(COMMANDS)}")
+    if not isinstance(now, bool) or not isinstance(path, str | None):
+        raise ProtocolError('expected true or false for "now", and text for "socket"')
+    return Order(command, now, path)
+
+
+def encode_answer(body: dict[str, Any]) -> list[bytes]:
+    """An answer as the messages that carry it."""
+    data = json.dumps(body).encode()
+    return [data[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
+
+
+def open_door(path: str) -> tuple[socket.socket, Birthmark]:
+    """A listening control socket at an absolute ``path``, mode 0600 from the first moment, non-blocking.
+
+    Raises `AddressInUse` where a live one stands (a dead one is replaced), and what `check_place` raises.
+    """
+    check_place(path)
+    clear_path(path, socket.SOCK_SEQPACKET)
+    door, mark = bind_path(path, Access(_MODE), socket.SOCK_SEQPACKET)
+    door.listen(_BACKLOG)
+    door.setblocking(False)
+    return door, mark
+
+
+def connect(path: str) -> socket.socket:
+    """A connection to the control socket at ``path``. Raises OSError; never waits for a full queue."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        client.connect(path)
+    except BaseException:
+        client.close()
+        raise
+    client.setblocking(True)
+    return client
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Who is at the other end."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return Peer(*_CREDENTIALS.unpack(raw))
