@@ -10,7 +10,8 @@ import os
 import resource
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,23 @@ from prefork.master.launch import Launch
 from prefork.master.loop import Master
 from prefork.master.perform import Performer
 from prefork.master.pool import Pool
+from prefork.master.trial import try_import
 from prefork.system.identity import Identity, check_readable, resolve, root_warning, set_title
 from prefork.system.listener import Listener, parse_address
 from prefork.system.scoreboard import slots_for
 from prefork.zygote import Zygote
 
-__all__ = ["run", "serve"]
+__all__ = ["Verdict", "check", "run", "serve"]
 
 
-def serve(app: str | Callable[..., Any], **options: Any) -> int:
+def serve(app: str | Callable[..., Any] | None = None, **options: Any) -> int:
     """Serve an application until the process is told to stop; returns the exit status.
 
     ``app`` is "module:callable" as on the command line, or a callable. A name is imported in a process of its own,
     fresh from the disk; a callable is forked as it stands, with all that this process has loaded.
     ``options`` have the names and meanings of the command line: ``serve("mysite.wsgi", socket="/run/mysite/app.sock",
-    max_children=8)``. The environment is read as there.
+    max_children=8)``. The environment is read as there. ``config="prefork.toml"`` names a configuration file, which may
+    name the application.
 
     To be called in the main thread (signals arrive nowhere else). Raises PreforkError, whose ``exit_status`` says what
     a command should end with.
@@ -54,9 +57,15 @@ def run(config: Config) -> int:
     if threading.current_thread() is not threading.main_thread():
         raise PreforkError("prefork must run in the main thread: signals arrive nowhere else")
     logger = make_logger(level=config.log_level, format=config.log_format)
+    for sentence in config.warnings:
+        logger.warning("configuration_warning", message=sentence)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = _open_descriptors()
-    identities = [_identity(pool, logger) for pool in config.pools]
+    identities = [_identity(pool) for pool in config.pools]
+    for pool, identity in zip(config.pools, identities, strict=True):
+        warning = root_warning(identity)
+        if warning is not None:
+            logger.warning("running_as_root", pool=pool.name, message=warning)
     listeners: list[Listener] = []
     try:
         for pool in config.pools:
@@ -80,26 +89,66 @@ def run(config: Config) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
 
 
-def _identity(pool: PoolConfig, logger: Logger) -> Identity | None:
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What `check` found out about one pool: why it would not serve (None: it would), and what is odd about it."""
+
+    pool: str
+    problem: PreforkError | None
+    warnings: tuple[str, ...] = ()
+
+
+def check(config: Config) -> Iterator[Verdict]:
+    """See whether `run` would serve, pool by pool: users, paths, the socket's place, the application's import.
+
+    The application is imported as the user it would run as, in a process of its own, and then left alone. A server that
+    serves this very configuration is not disturbed, and is no obstacle. Nothing stays behind.
+    """
+    for pool in config.pools:
+        warnings: list[str] = []
+        try:
+            _check_pool(config, pool, warnings)
+        except PreforkError as problem:
+            yield Verdict(pool.name, problem, tuple(warnings))
+        else:
+            yield Verdict(pool.name, None, tuple(warnings))
+
+
+def _check_pool(config: Config, pool: PoolConfig, warnings: list[str]) -> None:
+    identity = _identity(pool)
+    warnings += [warning for warning in (root_warning(identity),) if warning]
+    listener = Listener.prepare(parse_address(pool.socket), **_access(pool))
+    warnings += listener.warnings
+    if not isinstance(pool.app, str):
+        return  # it is imported already
+    holdings = Holdings(listener, slots_for(pool.max_children))
+    try:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try_import(Launch(config, pool, identity, _directory(pool), files, _become_zygote(frozenset())), holdings)
+    finally:
+        holdings.close()
+
+
+def _identity(pool: PoolConfig) -> Identity | None:
     """Who the application runs as; raises where that user could not even load it."""
     identity = resolve(pool.user, pool.group)
     check_readable(identity, sys.executable, "the interpreter")
     check_readable(identity, str(Path(prefork.__file__).parent), "the package prefork")
     check_readable(identity, _directory(pool), "the application's directory")
-    warning = root_warning(identity)
-    if warning is not None:
-        logger.warning("running_as_root", pool=pool.name, message=warning)
     return identity
 
 
 def _claim(pool: PoolConfig) -> Listener:
-    return Listener.claim(
-        parse_address(pool.socket),
-        mode=pool.socket_mode,
-        owner=pool.socket_owner,
-        group=pool.socket_group,
-        backlog=pool.backlog,
-    )
+    return Listener.claim(parse_address(pool.socket), **_access(pool))
+
+
+def _access(pool: PoolConfig) -> dict[str, Any]:
+    return {
+        "mode": pool.socket_mode,
+        "owner": pool.socket_owner,
+        "group": pool.socket_group,
+        "backlog": pool.backlog,
+    }
 
 
 def _check_inherited(listeners: list[Listener]) -> None:

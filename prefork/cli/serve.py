@@ -8,19 +8,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from prefork.cli.console import finish
-from prefork.errors import ConfigurationError
+from prefork.cli.console import finish, say
+from prefork.errors import ApplicationError, ConfigurationError
+
+if TYPE_CHECKING:
+    from prefork.config.model import Config
 
 __all__ = ["check_system", "main"]
 
+_NAME: Final = "prefork-serve"
 _OLDEST_KERNEL: Final = (5, 10)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command (``sys.argv`` by default) and return its exit status; never raises but ``SystemExit``."""
-    return finish("prefork-serve", lambda: _serve(sys.argv[1:] if argv is None else argv))
+    return finish(_NAME, lambda: _serve(sys.argv[1:] if argv is None else argv))
 
 
 def _serve(argv: Sequence[str]) -> int:
@@ -39,7 +43,27 @@ def _serve(argv: Sequence[str]) -> int:
         return 0
     from prefork.server import run  # late: --help need not wait for all of the server
 
-    return run(loaded.config)
+    return _check(loaded.config) if line.task is Task.CHECK else run(loaded.config)
+
+
+def _check(config: Config) -> int:
+    """One line a pool: to standard output what would serve, to standard error why not."""
+    from prefork.server import check
+
+    status = 0
+    for sentence in config.warnings:
+        say(f"{_NAME}: warning: {sentence}")
+    for verdict in check(config):
+        for sentence in verdict.warnings:
+            say(f"{_NAME}: pool {verdict.pool}: warning: {sentence}")
+        if verdict.problem is None:
+            print(f"pool {verdict.pool}: ok", flush=True)
+            continue
+        status = ConfigurationError.exit_status
+        if isinstance(verdict.problem, ApplicationError) and verdict.problem.traceback:
+            say(verdict.problem.traceback.rstrip("\n"))
+        say(f"{_NAME}: pool {verdict.pool}: {verdict.problem}")
+    return status
 
 
 def check_system(name: str, release: str) -> None:

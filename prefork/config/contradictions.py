@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Sequence
-
 from typing import Final
 
 from prefork.config.model import Config, PoolConfig

@@ -11,7 +11,7 @@ from prefork.policy.model import STOPPED_AT_ONCE, SlotState, ZygoteState
 from prefork.system.processes import describe_status
 from prefork.system.stacks import read_page
 
-__all__ = ["bury"]
+__all__ = ["bury", "unexplained"]
 
 
 def bury(hands: Performer, pid: int, status: int, now: float) -> bool:
@@ -37,7 +37,7 @@ def _bury_zygote(hands: Performer, cause: str, reason: str | None) -> None:
     if zygote is None or zygote.state in (ZygoteState.LEAVING, ZygoteState.FAILED) or zygote.unfit:
         return
     if zygote.state is ZygoteState.LOADING:
-        pool.failure = _unexplained(hands, cause, reason)
+        pool.failure = unexplained(pool.app_name, cause, reason, hands.holdings.stacks)
     report = hands.logger.debug if reason == STOPPED_AT_ONCE else hands.logger.warning
     report("zygote_died", pid=pid, generation=zygote.generation, cause=cause)
 
@@ -64,15 +64,18 @@ def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: st
         facts |= {"request": f"{request.method} {request.uri}", "elapsed": round(request.seconds, 3)}
     hands.logger.warning("worker_died", cause=cause, **facts)
     if worker.ready is None and pool.failure is None:
-        pool.failure = _unexplained(hands, cause, reason)
+        pool.failure = unexplained(pool.app_name, cause, reason, hands.holdings.stacks)
 
 
-def _unexplained(hands: Performer, cause: str, reason: str | None) -> ApplicationError:
-    """A process that was loading the application is gone and said nothing."""
-    name = hands.pool.app_name
+def unexplained(name: str, cause: str, reason: str | None, stacks: int) -> ApplicationError:
+    """The error for a process that was loading the application ``name``, and is gone without a word.
+
+    ``cause`` is how it ended, ``reason`` why we killed it, if we did; ``stacks`` is the page where it may have left
+    its stack.
+    """
     if reason is None or not reason.startswith("boot_timeout"):
         return ApplicationError(f"{name}: the process that was importing it ended: {cause}")
     return ApplicationError(
         f"{name}: importing it took longer than {reason}; mend the import, or allow more with --boot-timeout",
-        read_page(hands.holdings.stacks),
+        read_page(stacks),
     )
