@@ -2,7 +2,7 @@
 
 Feed what arrived with `Reader.receive` and ask `Reader.next_event` until it says `NEED_DATA`; what an event carries
 lies in `Reader.request` or `Reader.piece`. What must be answered at once (management records, refused requests) piles
-up in `Reader.take_replies`. A response is framed by `fastcgi_records.encode_head` and `Reader.encode`.
+up in `Reader.take_replies`.
 
 * One request at a time: a second id is answered CANT_MPX_CONN, another role than responder UNKNOWN_ROLE, and their
   records are skipped. A connection may carry requests one after the other (KEEP_CONN).
@@ -21,30 +21,17 @@ from typing import Final, final
 
 from prefork.errors import ProtocolError
 from prefork.protocol import fastcgi_records as records
-from prefork.protocol.fastcgi_params import HeadLimits, decode_parameters
-from prefork.protocol.request import Request, finish
+from prefork.protocol.codec import ABORTED, BODY, END_OF_BODY, NEED_DATA, REFUSED, REQUEST, Codec, HeadLimits
+from prefork.protocol.fastcgi_params import CGI_VARIABLES, decode_parameters
+from prefork.protocol.request import finish
 
 __all__ = [
-    "ABORTED",
-    "BODY",
-    "END_OF_BODY",
     "MAX_IGNORED_BYTES",
     "MAX_IGNORED_RECORDS",
     "MAX_MANAGEMENT_CONTENT",
     "MAX_REPLIES",
-    "NEED_DATA",
-    "REFUSED",
-    "REQUEST",
     "Reader",
 ]
-
-# Events. Plain integers: compiled code compares them in one instruction.
-NEED_DATA: Final = 0  # nothing more in what was received so far
-REQUEST: Final = 1  # the head is complete: `Reader.request`
-BODY: Final = 2  # some of the body: `Reader.piece`, never empty
-END_OF_BODY: Final = 3
-ABORTED: Final = 4  # the peer wants the request ended; it still expects END_REQUEST
-REFUSED: Final = 5  # a request was refused and the peer keeps nothing open: reply, then close
 
 # Records and bytes that belong to no request: ids that were refused or are over, padding-only and DATA records.
 MAX_IGNORED_RECORDS: Final = 1_024
@@ -81,13 +68,11 @@ _ENDED: Final = 3
 
 
 @final
-class Reader:
+class Reader(Codec):
     """The requests of one connection, one after the other."""
 
     identifier: int = 0  # of the request at hand; 0 when there is none
-    keep_connection: bool = False
-    request: Request | None = None
-    piece: bytes = b""
+    file_room: int = records.FULL_RECORD
     _data: bytes = b""
     _offset: int = 0
     _phase: int = _NONE
@@ -107,6 +92,12 @@ class Reader:
 
     def __init__(self, limits: HeadLimits) -> None:
         self._limits = limits
+        self._max_parameters = limits.max_header_count + CGI_VARIABLES
+
+    @property
+    def answerable(self) -> bool:
+        """Whether a request has begun."""
+        return self.identifier != 0
 
     @property
     def body_ended(self) -> bool:
@@ -237,7 +228,7 @@ class Reader:
         data = self._head if parts is None else bytes(parts)
         self._head = b""
         self._head_parts = None
-        environ = decode_parameters(data, self._limits.max_parameters)
+        environ = decode_parameters(data, self._max_parameters)
         self.request = finish(environ)
         self._phase = _IN_BODY
         return REQUEST
@@ -364,17 +355,32 @@ class Reader:
             raise ProtocolError(f"the peer asks for more than {MAX_REPLIES} replies besides its request")
         self._replies += reply
 
-    def encode(self, pieces: list[bytes], size: int, last: bool) -> list[bytes | memoryview]:
-        """The next ``size`` bytes of the response, in records; with ``last`` also what ends it."""
+    def encode_head(self, status: str, fields: str, length: int, has_body: bool) -> bytes:  # noqa: ARG002
+        """A CGI head. What it says of the length is the proxy's to know."""
+        return records.encode_head(status, fields)
+
+    def encode(self, head: bytes, pieces: list[bytes], size: int, last: bool) -> list[bytes | memoryview]:
+        """The next of the response in records; with ``last`` also what ends it."""
+        if head:
+            pieces = [head, *pieces]
+            size += len(head)
         buffers = records.frame(records.STDOUT, self.identifier, pieces, size)
         if last:
             buffers.append(records.ending(self.identifier, self.keep_connection))
         return buffers
 
-    def encode_header(self, size: int) -> bytes:
-        """What precedes ``size`` bytes of the response that are sent by other means."""
+    def encode_file_header(self, size: int) -> bytes:
+        """The header of a record that the file fills."""
         return records.encode_header(records.STDOUT, self.identifier, size)
 
+    def encode_filler(self, size: int) -> bytes:
+        """Zeros: the record's header is out, and what follows must stay readable."""
+        return bytes(size)
+
     def encode_errors(self, text: bytes) -> bytes:
-        """Text for the proxy's error log."""
+        """STDERR records."""
         return records.encode_stream(records.STDERR, self.identifier, text)
+
+    def encode_break(self) -> bytes:
+        """A record that no FastCGI client takes."""
+        return records.BROKEN

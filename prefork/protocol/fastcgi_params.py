@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, final
+from typing import Any, Final
 
 from prefork.errors import ProtocolError
 from prefork.protocol.fastcgi_records import decode_pairs
 from prefork.protocol.request import merge_duplicate
 
-__all__ = ["CGI_VARIABLES", "MAX_NAME", "HeadLimits", "decode_parameters"]
+__all__ = ["CGI_VARIABLES", "MAX_NAME", "decode_parameters"]
 
 # nginx's default for a whole header field is 8 KiB (large_client_header_buffers).
 MAX_NAME: Final = 4_096
 
 # Parameters that are no headers, on top of max_header_count. nginx's stock file sends 24.
 CGI_VARIABLES: Final = 100
-
-
-@final
-class HeadLimits:
-    """How large a request's head may be (bytes of all parameters, number of headers), and GET_VALUES' answers."""
-
-    __slots__ = ("max_connections", "max_header_size", "max_parameters")
-
-    def __init__(self, max_header_size: int, max_header_count: int, max_connections: int = 1) -> None:
-        self.max_header_size = max_header_size
-        self.max_parameters = max_header_count + CGI_VARIABLES
-        self.max_connections = max_connections
 
 
 def decode_parameters(data: bytes, max_count: int) -> dict[str, Any]:

@@ -40,6 +40,8 @@ DRAIN_BYTES: Final = 67_108_864
 
 _UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
 
+_RESET: Final = struct.pack("ii", 1, 0)  # struct linger, socket(7): on, no seconds
+
 # What a descriptor that the application closed, or closed and used again, answers.
 _STOLEN: Final = (errno.EBADF, errno.ENOTSOCK)
 
@@ -231,6 +233,12 @@ class Connection:
                     os.close(self.descriptor)
                 except OSError:
                     self.stolen = True
+
+    def close_hard(self) -> None:
+        """Close so that the peer does not take it for an orderly end: with a reset, where the socket has one (TCP)."""
+        if self.open and self._socket.family != socket.AF_UNIX:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.close()
 
     def _check_open(self) -> None:
         if not self.open:

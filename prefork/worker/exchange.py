@@ -19,18 +19,18 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, Final, final
 
 from prefork import hooks
 from prefork.errors import ClientDisconnected, ProtocolError
 from prefork.policy.model import FINISHING, READING, RUNNING
-from prefork.protocol import detect, fastcgi
-from prefork.protocol.fastcgi_params import HeadLimits
-from prefork.protocol.fastcgi_records import encode_head
+from prefork.protocol import codec, detect, fastcgi, http1
+from prefork.protocol.codec import Codec, HeadLimits
 from prefork.protocol.request import Request
 from prefork.system.scoreboard import Slot
+from prefork.worker.clock import HttpDate
 from prefork.worker.connection import Connection, Peer
+from prefork.worker.door import Door
 from prefork.worker.stream import Errors, FileWrapper, Input
 from prefork.worker.transfer import BodyLimits, Transfer
 from prefork.worker.wsgi import Response, close_result
@@ -59,13 +59,23 @@ class Exchange:
     """Serves the connections of one worker, one at a time. To be made in the worker's own process."""
 
     def __init__(
-        self, application: Callable[..., Any], slot: Slot, logger: Any, limits: Limits, *, multiprocess: bool
+        self,
+        application: Callable[..., Any],
+        slot: Slot,
+        logger: Any,
+        limits: Limits,
+        *,
+        multiprocess: bool,
+        door: Door | None = None,
     ) -> None:
         self.leave = False
         self._application = application
         self._slot = slot
         self._logger = logger
         self._limits = limits
+        self._door = Door() if door is None else door
+        self._refused = 0  # connections from addresses that may not connect
+        self._date = HttpDate().now
         self._head_limits = HeadLimits(limits.max_header_size, limits.max_header_count, limits.max_connections)
         self._body_limits = BodyLimits(limits.max_body_size, limits.body_timeout)
         self._errors = Errors(logger)
@@ -110,8 +120,11 @@ class Exchange:
         self._connections = {}
         hooks.lend(None)
 
-    def serve(self, descriptor: int) -> None:
-        """Serve one accepted connection to its end and close it."""
+    def serve(self, descriptor: int, address: Any = "") -> None:
+        """Serve one accepted connection, from an address as accept(2) tells it, to its end and close it."""
+        if not self._door.admits(address):
+            self._turn_away(descriptor, address)
+            return
         try:
             connection = self._open(descriptor)
         except OSError as error:
@@ -119,7 +132,7 @@ class Exchange:
             return
         self._connection = connection
         try:
-            self._converse(connection)
+            self._converse(connection, address)
         except ClientDisconnected as error:
             self._logger.debug("client_disconnected", reason=str(error))
         # A fault of ours, or what a signal handler of the application raised: this worker is not to be trusted.
@@ -140,15 +153,26 @@ class Exchange:
         connection.begin()
         return connection
 
-    def _converse(self, connection: Connection) -> None:
+    def _turn_away(self, descriptor: int, address: Any) -> None:
+        os.close(descriptor)
+        self._refused += 1
+        if self._refused.bit_count() == 1:  # the first, and every time that their number has doubled
+            self._logger.warning("address_refused", address=str(address[0]), refused=self._refused)
+
+    def _converse(self, connection: Connection, address: Any) -> None:
         connection.allow(self._limits.header_timeout)
         data = connection.receive()
         if not data:
             return
-        if data[0] != 0x01:
+        protocol = self._door.protocol(data[0])
+        reader: Codec
+        if protocol == detect.FASTCGI:
+            reader = fastcgi.Reader(self._head_limits)
+        elif protocol == detect.HTTP:
+            reader = http1.Reader(self._head_limits, self._door.origin(address), self._date)
+        else:
             self._refuse_protocol(connection, data[0])
             return
-        reader = fastcgi.Reader(self._head_limits)
         while True:
             reader.receive(data)
             request = self._read_head(connection, reader)
@@ -163,23 +187,23 @@ class Exchange:
             connection.allow(self._limits.header_timeout)
 
     def _refuse_protocol(self, connection: Connection, first: int) -> None:
-        refusal = detect.refuse(detect.detect(first), first)
+        refusal = detect.refuse(self._door.speaks, first)
         self._logger.warning("protocol_refused", reason=refusal.reason)
         if refusal.answer:
             connection.send([refusal.answer], len(refusal.answer))
             connection.swallow()
 
-    def _read_head(self, connection: Connection, reader: fastcgi.Reader) -> Request | None:
+    def _read_head(self, connection: Connection, reader: Codec) -> Request | None:
         """The next request; None when there will be none."""
         try:
             while True:
                 event = reader.next_event()
-                if event == fastcgi.REQUEST:
+                if event == codec.REQUEST:
                     return reader.request
                 replies = reader.take_replies()
                 if replies:
                     connection.send([replies], len(replies))
-                if event == fastcgi.REFUSED:
+                if event == codec.REFUSED:
                     connection.swallow()
                     return None
                 data = connection.receive()
@@ -195,12 +219,12 @@ class Exchange:
                 raise
             self._logger.warning("header_timeout", reason=str(error))
             status = 408
-        if reader.identifier:
+        if reader.answerable:
             _send_plain(connection, reader, status)
             connection.swallow()
         return None
 
-    def _answer(self, connection: Connection, reader: fastcgi.Reader, request: Request) -> bool:
+    def _answer(self, connection: Connection, reader: Codec, request: Request) -> bool:
         """Answer one request; whether the peer may send another on this connection."""
         self._slot.begin(RUNNING, request.method, request.uri, time.monotonic())
         self._count += 1
@@ -222,7 +246,7 @@ class Exchange:
         if transfer.broken or transfer.gone or not connection.open:
             return False
         if not transfer.complete:  # aborted: END_REQUEST is still owed
-            transfer.send([], 0, True)
+            transfer.send(b"", [], 0, True)
         if reader.keep_connection and transfer.skip_body():
             return not transfer.gone
         if not reader.body_ended:
@@ -239,7 +263,8 @@ class Exchange:
         environ["wsgi.input"] = body
         environ["wsgi.url_scheme"] = request.scheme
         environ["prefork.request_id"] = request_id
-        environ["prefork.peer"] = Peer(transfer.connection)
+        if self._door.is_unix:
+            environ["prefork.peer"] = Peer(transfer.connection)
         try:
             result = self._application(environ, response.start_response)
             try:
@@ -278,8 +303,7 @@ class Exchange:
             if transfer.started:
                 transfer.break_off()
             else:
-                answer = _plain(transfer.refusal or 500, with_body=request.method != "HEAD")
-                transfer.send([answer], len(answer), True)
+                transfer.send_plain(transfer.refusal or 500, request.method != "HEAD")
         except ClientDisconnected as gone:
             self._logger.debug("client_disconnected", reason=str(gone), **facts)
 
@@ -295,17 +319,9 @@ class Exchange:
                     self.leave = True
 
 
-def _plain(status: int, *, with_body: bool = True) -> bytes:
-    """A whole response of our own: the status and its name, no details."""
-    reason = HTTPStatus(status).phrase
-    text = f"{status} {reason}\n"
-    fields = f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
-    return encode_head(f"{status} {reason}", fields) + (text.encode() if with_body else b"")
-
-
-def _send_plain(connection: Connection, reader: fastcgi.Reader, status: int, *, with_body: bool = True) -> None:
-    answer = _plain(status, with_body=with_body)
-    connection.send(reader.encode([answer], len(answer), True), len(answer))
+def _send_plain(connection: Connection, reader: Codec, status: int, *, with_body: bool = True) -> None:
+    answer = reader.encode_plain(status, with_body)
+    connection.send(answer, sum(map(len, answer)))
 
 
 def _stems_from_client(error: BaseException | None) -> bool:

@@ -11,7 +11,7 @@ import time
 from typing import Final, final
 
 from prefork.errors import ClientDisconnected, ProtocolError
-from prefork.protocol import fastcgi, fastcgi_records
+from prefork.protocol.codec import ABORTED, BODY, NEED_DATA, Codec
 from prefork.worker.connection import DRAIN_BYTES, DRAIN_SECONDS, Connection
 from prefork.worker.stream import Errors
 
@@ -51,7 +51,7 @@ class Transfer:
     _next_look: float = 0.0
 
     def __init__(
-        self, connection: Connection, reader: fastcgi.Reader, errors: Errors, body: BodyLimits, length: int
+        self, connection: Connection, reader: Codec, errors: Errors, body: BodyLimits, length: int
     ) -> None:
         self.connection = connection
         self._reader = reader
@@ -83,9 +83,9 @@ class Transfer:
         reader = self._reader
         while True:
             event = self._next_event()
-            if event == fastcgi.BODY:
+            if event == BODY:
                 return reader.piece
-            if event == fastcgi.ABORTED:
+            if event == ABORTED:
                 raise self._abort()
             if reader.body_ended:
                 if self._length > self._received:
@@ -134,13 +134,25 @@ class Transfer:
 
     # -- the response
 
-    def send(self, pieces: list[bytes], size: int, last: bool) -> None:
-        """Send ``size`` bytes of the response, the application's errors before them; ``last`` ends it."""
-        buffers = self._reader.encode(pieces, size, last)
+    def encode_head(self, status: str, fields: str, length: int, has_body: bool) -> bytes:
+        """The response's head as the protocol has it; see `Codec.encode_head`."""
+        return self._reader.encode_head(status, fields, length, has_body)
+
+    def send(self, head: bytes, pieces: list[bytes], size: int, last: bool) -> None:
+        """Send the head (once, else empty) and ``size`` bytes of the body, the application's errors before them."""
+        self._send_buffers(self._reader.encode(head, pieces, size, last), len(head) + size, last)
+
+    def send_plain(self, status: int, has_body: bool) -> None:
+        """Send a whole response of our own."""
+        buffers = self._reader.encode_plain(status, has_body)
+        self._send_buffers(buffers, sum(map(len, buffers)), True)
+
+    def _send_buffers(self, buffers: list[bytes | memoryview], size: int, last: bool) -> None:
         if self._errors.pending:
-            text = self._errors.take()
-            buffers.insert(0, self._reader.encode_errors(text))
-            size += len(text)
+            text = self._reader.encode_errors(self._errors.take())
+            if text:
+                buffers.insert(0, text)
+                size += len(text)
         self.started = True
         self._transmit(buffers, size)
         self.complete = last
@@ -150,12 +162,13 @@ class Transfer:
 
         A file that is shorter, or cannot be read to its end, leaves the response to be broken off.
         """
-        self.send([head], len(head), False)
+        self.send(head, [], 0, False)
         done = 0
         while done < count:
-            room = min(fastcgi_records.FULL_RECORD, count - done)
-            header = self._reader.encode_header(room)
-            self._transmit([header], len(header))
+            room = min(self._reader.file_room, count - done)
+            header = self._reader.encode_file_header(room)
+            if header:
+                self._transmit([header], len(header))
             try:
                 sent = self.connection.send_file(descriptor, offset + done, room)
             except ClientDisconnected:
@@ -165,17 +178,22 @@ class Transfer:
                 self.gone = True
                 raise
             done += sent
-            if sent < room:  # the record's header is out: only zeros keep what follows readable
-                self._transmit([bytes(room - sent)], room - sent)
+            if sent < room:
+                filler = self._reader.encode_filler(room - sent)
+                self._transmit([filler], len(filler))
                 return done
-        self.send([], 0, True)
+        self.send(b"", [], 0, True)
         return done
 
     def break_off(self) -> None:
         """End a response that began so that the proxy takes it for broken, which a mere close would not do."""
         self.broken = True
         if not self.gone:
-            self._transmit([fastcgi_records.BROKEN], len(fastcgi_records.BROKEN))
+            breaking = self._reader.encode_break()
+            if breaking:
+                self._transmit([breaking], len(breaking))
+            if self._reader.closes_to_end:
+                self.connection.close_hard()
 
     def _transmit(self, buffers: list[bytes | memoryview], size: int) -> None:
         if self.gone:
@@ -202,11 +220,11 @@ class Transfer:
         self._next_look = now + _LOOK_EVERY
         while not self._held:
             event = self._next_event()
-            if event == fastcgi.BODY:
+            if event == BODY:
                 self._held = self._reader.piece
-            elif event == fastcgi.ABORTED:
+            elif event == ABORTED:
                 raise self._abort()
-            elif event == fastcgi.NEED_DATA:
+            elif event == NEED_DATA:
                 self._send_replies()
                 try:
                     data = self.connection.receive_now()
@@ -227,6 +245,8 @@ class Transfer:
                 connection.swallow()
             return
         if self._reader.body_ended or self.skip_body():
+            if self._reader.overrun:
+                connection.swallow()
             return
         connection.shut_output()
         connection.allow(DRAIN_SECONDS)
@@ -247,7 +267,7 @@ class Transfer:
         """Throw away what has been received of the body; True if that was all of it."""
         try:
             while not self._reader.body_ended:
-                if self._reader.next_event() == fastcgi.NEED_DATA:
+                if self._reader.next_event() == NEED_DATA:
                     return False
         except ProtocolError:
             self.gone = True  # what follows cannot be understood, and nothing is owed

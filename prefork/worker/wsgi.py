@@ -18,7 +18,6 @@ import stat
 from collections.abc import Callable
 from typing import Any, Final, final
 
-from prefork.protocol.fastcgi_records import encode_head
 from prefork.worker.headers import check_fields, check_status
 from prefork.worker.stream import FileWrapper
 from prefork.worker.transfer import Transfer
@@ -98,7 +97,7 @@ class Response:
     def _head(self) -> bytes:
         if not self._status:
             raise AssertionError("the application sends a response without having called start_response() (PEP 3333)")
-        return encode_head(self._status, self._fields)
+        return self._transfer.encode_head(self._status, self._fields, self._length, not self._bodiless)
 
     def _declare(self, length: int) -> None:
         """Give the response the Content-Length that the application left out."""
@@ -116,12 +115,10 @@ class Response:
         if self._length < 0 and self._status and (size or not self._is_head) and self._status[:3] not in _NO_LENGTH:
             self._declare(size)
         if self._bodiless:
-            head = self._head()
-            self._transfer.send([head], len(head), True)
+            self._transfer.send(self._head(), [], 0, True)
         elif size == self._length:
-            head = self._head()
             self._sent = size
-            self._transfer.send([head, *pieces], len(head) + size, True)
+            self._transfer.send(self._head(), pieces, size, True)
         else:
             self._send_each(pieces)
 
@@ -149,23 +146,19 @@ class Response:
             return
         if transfer.started:
             transfer.look()
-            pieces: list[bytes] = []
-            size = 0
+            head = b""
         else:
             head = self._head()
-            pieces = [head]
-            size = len(head)
         if self._bodiless:
-            transfer.send(pieces, size, True)
+            transfer.send(head, [], 0, True)
             return
         left = self._length - self._sent if self._length >= 0 else len(data) + 1
         if len(data) > left:
             self._note_surplus()
             data = data[:left]
         self._sent += len(data)
-        pieces.append(data)
         # With the last declared byte goes the end: the client need not wait for the application to finish.
-        transfer.send(pieces, size + len(data), len(data) == left)
+        transfer.send(head, [data], len(data), len(data) == left)
 
     def _finish(self) -> None:
         transfer = self._transfer
@@ -174,14 +167,12 @@ class Response:
         if self._length > self._sent and not self._bodiless:
             self.complaint = f"the response ended after {self._sent} of {self._length} bytes (Content-Length)"
             if not transfer.started:
-                head = self._head()
-                transfer.send([head], len(head), False)
+                transfer.send(self._head(), [], 0, False)
             transfer.break_off()
         elif transfer.started:
-            transfer.send([], 0, True)
+            transfer.send(b"", [], 0, True)
         else:
-            head = self._head()
-            transfer.send([head], len(head), True)
+            transfer.send(self._head(), [], 0, True)
 
     def _note_surplus(self) -> None:
         if not self._bodiless:

@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefork.errors import ProtocolError
-from prefork.protocol import fastcgi
+from prefork.protocol import codec
 from prefork.protocol import fastcgi_records as records
+from prefork.protocol.codec import HeadLimits
 from prefork.protocol.fastcgi import Reader
 from prefork.protocol.fastcgi_client import ResponseReader, encode_request, encode_stdin
-from prefork.protocol.fastcgi_params import HeadLimits, decode_parameters
+from prefork.protocol.fastcgi_params import decode_parameters
 from prefork.worker.exchange import Limits
 from wire import Desk, hello
 
@@ -89,13 +90,13 @@ def events(chunks: list[bytes]) -> tuple[list[Any], bytes]:
     try:
         for chunk in chunks:
             reader.receive(chunk)
-            while (event := reader.next_event()) != fastcgi.NEED_DATA:
-                if event == fastcgi.REQUEST:
+            while (event := reader.next_event()) != codec.NEED_DATA:
+                if event == codec.REQUEST:
                     assert reader.request is not None
                     seen.append((reader.identifier, reader.keep_connection, reader.request.environ))
-                elif event == fastcgi.BODY and isinstance(seen[-1], bytes):
+                elif event == codec.BODY and isinstance(seen[-1], bytes):
                     seen[-1] += reader.piece
-                elif event == fastcgi.BODY:
+                elif event == codec.BODY:
                     seen.append(reader.piece)
                 else:
                     seen.append(event)

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.errors import ProtocolError
-from prefork.protocol import fastcgi
+from prefork.protocol import codec, fastcgi
 from prefork.protocol import fastcgi_records as records
+from prefork.protocol.codec import HeadLimits
 from prefork.protocol.fastcgi import Reader
 from prefork.protocol.fastcgi_client import encode_request, encode_stdin
-from prefork.protocol.fastcgi_params import HeadLimits
 from prefork.protocol.fastcgi_records import encode_begin_request, encode_header, encode_pairs, encode_record
 
 LIMITS = HeadLimits(65_536, 200, 8)
@@ -28,23 +28,23 @@ def drive(chunks: list[bytes], limits: HeadLimits = LIMITS) -> tuple[Trace, byte
     try:
         for chunk in chunks:
             reader.receive(chunk)
-            while (event := reader.next_event()) != fastcgi.NEED_DATA:
-                if event == fastcgi.REQUEST:
+            while (event := reader.next_event()) != codec.NEED_DATA:
+                if event == codec.REQUEST:
                     assert reader.request is not None
                     trace.append(("request", (reader.identifier, reader.keep_connection, reader.request.environ)))
-                elif event == fastcgi.BODY:
+                elif event == codec.BODY:
                     assert reader.piece
                     if trace[-1][0] == "body":
                         trace[-1] = ("body", trace[-1][1] + reader.piece)
                     else:
                         trace.append(("body", reader.piece))
-                elif event == fastcgi.END_OF_BODY:
+                elif event == codec.END_OF_BODY:
                     assert reader.body_ended
                     trace.append(("end", None))
-                elif event == fastcgi.ABORTED:
+                elif event == codec.ABORTED:
                     trace.append(("aborted", None))
                 else:
-                    assert event == fastcgi.REFUSED
+                    assert event == codec.REFUSED
                     trace.append(("refused", None))
             replies += reader.take_replies()
     except ProtocolError as error:
@@ -288,13 +288,13 @@ def test_memory_of_a_streamed_body_is_flat() -> None:
     """The reader holds no more than what it was given last."""
     reader = Reader(LIMITS)
     reader.receive(HEAD)
-    assert reader.next_event() == fastcgi.REQUEST
+    assert reader.next_event() == codec.REQUEST
     record = encode_record(records.STDIN, 1, bytes(32_768))
     for _ in range(200):
         reader.receive(record)
-        assert reader.next_event() == fastcgi.BODY
+        assert reader.next_event() == codec.BODY
         assert len(reader.piece) == 32_768
-        assert reader.next_event() == fastcgi.NEED_DATA
+        assert reader.next_event() == codec.NEED_DATA
         assert len(reader._data) <= len(record)
 
 
@@ -304,13 +304,13 @@ def test_requests_follow_each_other(head: bytes, rest: bytes) -> None:
     """After `release` what is left of the old request is skipped, and the next one is read."""
     reader = Reader(LIMITS)
     reader.receive(head + rest)
-    assert reader.next_event() == fastcgi.REQUEST
+    assert reader.next_event() == codec.REQUEST
     reader.release()
     assert (reader.identifier, reader.request, reader.body_ended) == (0, None, True)
     reader.receive(head + EOF)
-    assert reader.next_event() == fastcgi.REQUEST
-    assert reader.next_event() == fastcgi.END_OF_BODY
-    assert reader.next_event() == fastcgi.NEED_DATA
+    assert reader.next_event() == codec.REQUEST
+    assert reader.next_event() == codec.END_OF_BODY
+    assert reader.next_event() == codec.NEED_DATA
 
 
 def test_release_within_a_record_of_the_body() -> None:
@@ -318,18 +318,23 @@ def test_release_within_a_record_of_the_body() -> None:
     reader = Reader(LIMITS)
     body = encode_record(records.STDIN, 1, bytes(100), 5)
     reader.receive(HEAD + body[:50])
-    assert [reader.next_event(), reader.next_event()] == [fastcgi.REQUEST, fastcgi.BODY]
+    assert [reader.next_event(), reader.next_event()] == [codec.REQUEST, codec.BODY]
     reader.release()
     reader.receive(body[50:] + HEAD)
-    assert reader.next_event() == fastcgi.REQUEST
+    assert reader.next_event() == codec.REQUEST
 
 
 def test_response_is_framed_for_the_request_at_hand() -> None:
     """Records carry the request's id, and the ending follows its KEEP_CONN."""
     reader = Reader(LIMITS)
     reader.receive(encode_request(GET, keep_conn=True, request_id=7))
-    assert reader.next_event() == fastcgi.REQUEST
-    assert b"".join(reader.encode([b"ab", b"c"], 3, False)) == encode_record(records.STDOUT, 7, b"abc")
-    assert b"".join(reader.encode([], 0, True)) == records.ending(7, True)
+    assert reader.next_event() == codec.REQUEST
+    assert b"".join(reader.encode(b"h", [b"ab", b"c"], 3, False)) == encode_record(records.STDOUT, 7, b"habc")
+    assert b"".join(reader.encode(b"", [], 0, True)) == records.ending(7, True)
     assert reader.encode_errors(b"oh") == encode_record(records.STDERR, 7, b"oh")
-    assert reader.encode_header(5) == encode_header(records.STDOUT, 7, 5)
+    assert reader.encode_file_header(5) == encode_header(records.STDOUT, 7, 5)
+    assert reader.encode_filler(3) == b"\0\0\0"
+    assert reader.encode_break() == records.BROKEN
+    assert b"".join(reader.encode_plain(400, has_body=False)) == records.encode_record(
+        records.STDOUT, 7, b"Status: 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 16\r\n\r\n"
+    ) + records.ending(7, True)
