@@ -236,13 +236,14 @@ def test_a_directory_that_is_private_to_us_is_found_out(folder: Path, path: str)
     private = run_apart(script, path, str(os.getpid()), command=mount)
     assert private.startswith("BLOCKED nginx (running as www-data) cannot reach")
     assert f"its {folder} is another directory (a mount namespace, PrivateTmp=)" in private
-    os.rmdir(folder)
-    missing = run_apart(script, path, str(os.getpid()), command=("unshare", "-m", "sh", "-c", _MISSING, str(folder)))
-    folder.mkdir()
+    parent = folder / "parent"
+    parent.mkdir()
+    mount = ("unshare", "-m", "sh", "-c", _MISSING, str(parent))
+    missing = run_apart(script, str(parent / "run" / "app.sock"), str(os.getpid()), command=mount)
     assert missing.startswith("BLOCKED")
 
 
-_MISSING = 'mount -t tmpfs -o mode=755 none /tmp && mkdir "$0" && exec "$@"'
+_MISSING = 'mount -t tmpfs -o mode=755 none "$0" && mkdir "$0/run" && exec "$@"'
 
 
 @pytest.mark.nginx
