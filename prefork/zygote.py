@@ -7,10 +7,12 @@ outlives the master, and leaves every decision to it.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -23,15 +25,19 @@ from setproctitle import setproctitle
 from prefork import __version__
 from prefork.errors import ApplicationError
 from prefork.log import Logger, make_logger
+from prefork.policy.access_format import parse
 from prefork.system import channel
 from prefork.system.channel import Kind, Order, Place
+from prefork.system.logfile import LogFile
+from prefork.system.logplaces import adopt, open_log
 from prefork.system.processes import die_with_parent, fork_away, leave_process
 from prefork.system.stacks import watched_import
 from prefork.worker import application as loader
 from prefork.worker import loop
 from prefork.worker.exchange import Limits
+from prefork.worker.logs import AccessSettings, take_logs
 
-__all__ = ["IGNORED", "Zygote", "main"]
+__all__ = ["IGNORED", "Settings", "Zygote", "main"]
 
 IGNORED: Final = (
     signal.SIGINT,
@@ -65,6 +71,11 @@ class Settings:
     max_children: int
     log_level: str
     log_format: str
+    error_log: str  # its name
+    access_log: str | None
+    access_log_format: str
+    access_log_suppress: list[str]
+    catch_output: bool
     max_header_size: int
     max_header_count: int
     max_body_size: int | None
@@ -76,9 +87,14 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> NoReturn:
     """Entry point of an exec'ed zygote."""
+    gifts = {}
     for place in Place:
-        os.set_inheritable(place, False)
-    Zygote({place: int(place) for place in Place}).live(None)
+        try:
+            os.set_inheritable(place, False)
+        except OSError:
+            continue  # nobody asked for an access log
+        gifts[place] = int(place)
+    Zygote(gifts).live(None)
 
 
 class Zygote:
@@ -88,6 +104,7 @@ class Zygote:
         self._gifts = gifts
         self._channel = socket.socket(fileno=gifts[Place.CHANNEL])
         self._channel.settimeout(None)
+        self._logs: dict[Place, LogFile] = {}
 
     def live(self, application: Any) -> NoReturn:
         """The whole life; with an ``application`` there is nothing to import. Never returns."""
@@ -99,7 +116,10 @@ class Zygote:
         settings = Settings(**order.body)
         die_with_parent(settings.master)
         setproctitle(f"prefork: zygote {settings.title}")
-        logger = make_logger(level=settings.log_level, format=settings.log_format, pool=settings.pool)
+        self._open_logs(settings)
+        logger = make_logger(
+            self._logs[Place.ERROR_LOG], level=settings.log_level, format=settings.log_format, pool=settings.pool
+        )
         status = 0
         try:
             application = self._prepare(settings, application, logger)
@@ -110,13 +130,29 @@ class Zygote:
             status = error.exit_status
         leave_process(status)
 
+    def _open_logs(self, settings: Settings) -> None:
+        error = self._gifts.get(Place.ERROR_LOG)
+        self._logs[Place.ERROR_LOG] = open_log("stderr", "error_log") if error is None else adopt(error, settings.error_log)
+        if settings.catch_output:
+            # Each line on its way when it is printed: the reader is a pipe now, which Python would fill first.
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        elif self._logs[Place.ERROR_LOG].is_file:
+            self._logs[Place.ERROR_LOG].followers = (2,)
+        access = self._gifts.get(Place.ACCESS_LOG)
+        if access is not None and settings.access_log is not None:
+            self._logs[Place.ACCESS_LOG] = adopt(access, settings.access_log)
+
     def _prepare(self, settings: Settings, application: Any, logger: Logger) -> Any:
         _check_version(settings.version)
         if application is None:
             loader.enter(settings.directory, settings.pythonpath)
             if settings.load:
                 application = self._load(settings, logger)
-        left = loader.leftovers(own=(self._channel.fileno(),))
+        left = loader.leftovers(own=(0, 1, 2, self._channel.fileno(), *(log.fileno() for log in self._logs.values())))
+        # What the import printed is not to be printed again by every worker.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
         unfit = left.unfit if application is not None else []
         if application is not None and left.native_threads:
             logger.info("native_threads", count=left.native_threads, message="workers are forked without them")
@@ -141,22 +177,29 @@ class Zygote:
             order = channel.receive_order(self._channel)
             if order is None or order.kind is Kind.LEAVE:
                 return
-            if order.kind is Kind.FORK:
+            if order.kind is Kind.LOGS:
+                take_logs(order, self._logs)
+            elif order.kind is Kind.FORK:
                 self._fork(order, settings, application, logger)
 
     def _fork(self, order: Order, settings: Settings, application: Any, logger: Logger) -> None:
-        slot, workers_end = int(order.body["slot"]), order.descriptors[0]
+        slot, (workers_end, *output) = int(order.body["slot"]), order.descriptors
         try:
             in_worker = fork_away()
         except OSError as error:
-            os.close(workers_end)
+            for descriptor in order.descriptors:
+                os.close(descriptor)
             channel.send(self._channel, Kind.NOT_FORKED, {"slot": slot, "error": error.strerror})
             return
         if in_worker:
             self._channel.close()
             setproctitle(f"prefork: worker {settings.title} #{slot}")
+            for number, descriptor in zip((1, 2), output, strict=False):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
             loop.live(self._birth(settings, slot, workers_end), application, logger)
-        os.close(workers_end)
+        for descriptor in order.descriptors:
+            os.close(descriptor)
 
     def _birth(self, settings: Settings, slot: int, workers_end: int) -> loop.Birth:
         return loop.Birth(
@@ -175,6 +218,10 @@ class Zygote:
                 max_connections=settings.max_children,
             ),
             multiprocess=settings.max_children > 1,
+            logs=self._logs,
+            access=AccessSettings(
+                settings.pool, parse(settings.access_log_format), tuple(settings.access_log_suppress)
+            ),
         )
 
 

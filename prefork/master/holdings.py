@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from prefork.master.output import Outputs
 from prefork.policy.model import FREE, STARTING
 from prefork.policy.saturation import RunningRequest
 from prefork.system.channel import Place
 from prefork.system.listener import Listener
+from prefork.system.logfile import LogFile
 from prefork.system.scoreboard import ControlPage, Scoreboard
 from prefork.system.stacks import open_page
 
-__all__ = ["Channel", "Holdings"]
+__all__ = ["Channel", "Doorbell", "Holdings"]
 
 
 @dataclass(slots=True)
@@ -53,8 +56,10 @@ class Doorbell:
 class Holdings:
     """Every descriptor of one pool, and what is done with them besides processes."""
 
-    def __init__(self, listener: Listener, slots: int) -> None:
+    def __init__(self, listener: Listener, slots: int, logs: Mapping[Place, LogFile] | None = None) -> None:
         self.listener = listener
+        self.logs: Mapping[Place, LogFile] = logs or {}
+        self.outputs: Outputs | None = None  # where what the application prints is caught
         self.scoreboard = Scoreboard(slots)
         self.control = ControlPage(slots)
         self.doorbell = Doorbell()
@@ -62,6 +67,7 @@ class Holdings:
         self.zygote: Channel | None = None
         self.workers: dict[int, Channel] = {}
         self.kill_reasons: dict[int, str] = {}
+        self.requests_before: dict[int, int] = {}  # by slot: what its counter said when its worker was asked for
 
     def gifts(self, channel: int) -> dict[int, int]:
         """What a zygote is given: the place where it finds each thing, and our descriptor of it."""
@@ -71,11 +77,20 @@ class Holdings:
             Place.CONTROL: self.control.descriptor,
             Place.DOORBELL: self.doorbell.descriptor,
             Place.STACKS: self.stacks,
+            **{place: log.fileno() for place, log in self.logs.items()},
         }
+
+    def output_of(self, slot: int | None) -> tuple[int, ...]:
+        """Standard output and error for a process that is about to be made, to be closed when it has them.
+
+        None of them where nothing is caught. Raises OSError.
+        """
+        return () if self.outputs is None else self.outputs.open(slot)
 
     def prepare_slot(self, slot: int) -> None:
         """Before a fork: whatever the last worker left must not be taken for the new one's word."""
         self.control.retire(slot, False)
+        self.requests_before[slot] = self.scoreboard.read(slot).requests
         self.scoreboard.set_state(slot, STARTING)
 
     def free_slot(self, slot: int) -> None:
@@ -100,4 +115,6 @@ class Holdings:
         self.control.close()
         os.close(self.doorbell.descriptor)
         os.close(self.stacks)
+        if self.outputs is not None:
+            self.outputs.close()
         self.listener.close()

@@ -19,11 +19,10 @@ from prefork.master.pool import Pool
 from prefork.policy import model
 from prefork.policy.saturation import describe
 from prefork.system import channel as wire
-from prefork.system.channel import Kind
+from prefork.system.channel import Kind, Place
 from prefork.system.processes import RETIRE_SIGNAL
-from prefork.system.reach import Reach, diagnose
 
-__all__ = ["Performer"]
+__all__ = ["HasDescriptor", "Performer"]
 
 _AT_WORK: Final = (model.RUNNING, model.WRITING, model.FINISHING)
 
@@ -89,8 +88,10 @@ class Performer:
         if self.holdings.zygote is not None:
             self.drop(self.holdings.zygote)
         above, below = wire.open_pair()
+        output: tuple[int, ...] = ()
         try:
-            pid = self.launch.start(self.holdings.gifts(below.fileno()))
+            output = self.holdings.output_of(None)
+            pid = self.launch.start({**self.holdings.gifts(below.fileno()), **self._standard(output)})
         except (PreforkError, OSError) as error:
             above.close()
             failure = error if isinstance(error, PreforkError) else PreforkError(f"cannot fork: {error.strerror}")
@@ -99,6 +100,8 @@ class Performer:
             return
         finally:
             below.close()
+            for descriptor in output:
+                os.close(descriptor)
         self.pool.zygote_started(pid, now)
         self.holdings.zygote = Channel(above, None)
         self._watch(self, self.holdings.zygote)
@@ -106,6 +109,13 @@ class Performer:
             generation=self.pool.generation, slots=self.pool.slots, load=action.load
         )
         self._tell(self.holdings.zygote, Kind.SETTINGS, settings)
+
+    def _standard(self, output: tuple[int, ...]) -> dict[int, int]:
+        """What the application prints to, by number; nothing where that is what we print to."""
+        if output:
+            return {1: output[0], 2: output[1]}
+        error_log = self.holdings.logs.get(Place.ERROR_LOG)
+        return {2: error_log.fileno()} if error_log is not None and error_log.path and error_log.is_file else {}
 
     def _kill_zygote(self, action: model.KillZygote, _now: float) -> None:
         self._send_signal(self.pool.zygote_pid, signal.SIGKILL, action.reason)
@@ -124,22 +134,6 @@ class Performer:
             self.pool.failure = error
             return
         self.pool.open = True
-        self.logger.info(
-            "serving",
-            socket=str(self.holdings.listener),
-            app=self.pool.app_name,
-            max_children=self.pool.max_children,
-            backlog=self.holdings.listener.backlog,
-        )
-        self._report_reach()
-
-    def _report_reach(self) -> None:
-        path = self.holdings.listener.path
-        if path is None:
-            return
-        verdict = diagnose(path)
-        report = self.logger.warning if verdict.reach is Reach.BLOCKED else self.logger.info
-        report("reach", socket=path, nginx=verdict.reach.name.lower(), message=str(verdict))
 
     def _shut_listener(self, _action: model.ShutListener, _now: float) -> None:
         self.holdings.listener.shut()
@@ -151,17 +145,24 @@ class Performer:
         zygote = self.holdings.zygote
         if zygote is None:
             return
+        output: tuple[int, ...] = ()
         try:
+            output = self.holdings.output_of(action.slot)
             above, below = wire.open_pair()
         except OSError as error:
+            for descriptor in output:
+                os.close(descriptor)
             self.logger.error("fork_failed", slot=action.slot, error=error.strerror)
             return
         self.holdings.prepare_slot(action.slot)
         with below:
-            if not self._tell(zygote, Kind.FORK, {"slot": action.slot}, below):
-                above.close()
-                self.holdings.free_slot(action.slot)
-                return
+            told = self._tell(zygote, Kind.FORK, {"slot": action.slot}, below, *output)
+        for descriptor in output:
+            os.close(descriptor)
+        if not told:
+            above.close()
+            self.holdings.free_slot(action.slot)
+            return
         channel = Channel(above, action.slot)
         self.holdings.workers[action.slot] = channel
         self._watch(self, channel)
@@ -201,6 +202,17 @@ class Performer:
         self.holdings.free_slot(action.slot)
         self.logger.warning("worker_not_started", slot=action.slot, cause=action.reason)
 
+    def renew_logs(self) -> None:
+        """Give everybody the logs that were opened anew. Nobody is restarted; the idle are woken to let the old go."""
+        renewed = {int(place): log for place, log in self.holdings.logs.items() if log.path}
+        for channel in (self.holdings.zygote, *self.holdings.workers.values()):
+            if channel is not None and renewed:
+                self._tell(channel, Kind.LOGS, {"logs": list(renewed)}, *renewed.values())
+        self.holdings.control.renew_logs()
+        for worker in self.pool.workers.values():
+            if worker.listening and self.holdings.scoreboard.state(worker.slot) == model.IDLE:
+                self._send_signal(worker.pid, RETIRE_SIGNAL)
+
     # reports
 
     def _queue_full(self, action: model.QueueFull, now: float) -> None:
@@ -231,11 +243,12 @@ class Performer:
     # the last step of each
 
     def _tell(
-        self, channel: Channel, kind: Kind, body: dict[str, Any] | None = None, descriptor: HasDescriptor | None = None
+        self, channel: Channel, kind: Kind, body: dict[str, Any] | None = None, *descriptors: HasDescriptor | int
     ) -> bool:
         """Send a message; False when the other side is gone or has too much unread."""
         try:
-            wire.send(channel.end, kind, body, () if descriptor is None else (descriptor.fileno(),))
+            numbers = (each if isinstance(each, int) else each.fileno() for each in descriptors)
+            wire.send(channel.end, kind, body, tuple(numbers))
         except OSError as error:
             self.logger.debug("message_not_sent", kind=kind.name, slot=channel.slot, error=error.strerror)
             return False

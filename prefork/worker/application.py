@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from prefork.errors import ApplicationError
 
-__all__ = ["Leftovers", "enter", "leftovers", "load", "warm_up"]
+__all__ = ["Application", "Leftovers", "enter", "leftovers", "load", "warm_up"]
 
 _ABSENT: Final = object()
 
