@@ -48,6 +48,7 @@ class Master:
         self.started = time.time()
         self._pools: list[Performer] = []
         self._at_serving: list[Callable[[], None]] = []
+        self._at_beat: list[Callable[[float], None]] = []
         self._logger = logger
         self._selector = selectors.DefaultSelector()
         self._queues = SocketDiagnosis()
@@ -63,6 +64,10 @@ class Master:
     def at_serving(self, call: Callable[[], None]) -> None:
         """Call this, in turn, once every pool serves; before `run`. A PreforkError it raises makes the start fail."""
         self._at_serving.append(call)
+
+    def at_beat(self, call: Callable[[float], None]) -> None:
+        """Call this with the time once a round of the loop, hence at least once a second; before `run`."""
+        self._at_beat.append(call)
 
     @property
     def pools(self) -> Iterable[Performer]:
@@ -129,6 +134,8 @@ class Master:
                 any(bury(hands, pid, status, now) for hands in self._pools)
             for number in wakeup.take():
                 self._obey(number, now)
+            for beat in self._at_beat:
+                beat(now)
             self._notice(now)
             wake_at = self._plan_and_perform(now)
 

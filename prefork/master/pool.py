@@ -40,6 +40,9 @@ class Pool:
         self.open = False
         self.shut = False
         self.verified = False
+        self.waiting: int | None = None  # in the listen queue, when it was last looked at
+        self.most_waiting = 0
+        self.limit: int | None = None
         self._slot_of: dict[int, int] = {}
         self._ended: list[Ended] = []
         self._boot_timeout = boot_timeout
@@ -145,6 +148,8 @@ class Pool:
     def view(self, states: bytes, waiting: int | None, limit: int | None) -> PoolView:
         """What the policy gets to see. Ends are told once."""
         ended, self._ended = tuple(self._ended), []
+        self.waiting, self.limit = waiting, limit
+        self.most_waiting = max(self.most_waiting, waiting or 0)
         return PoolView(
             name=self.name,
             max_children=self.max_children,

@@ -1,7 +1,7 @@
 """Going into the background: a daemon that is detached, and a launcher that waits for the truth.
 
 `launch` forks. The child detaches itself with python-daemon: a session of its own, no controlling terminal, standard
-input from /dev/null, output to a file, no descriptor that was not asked for. What an operator has set stays: umask,
+streams from and to /dev/null, no descriptor that was not asked for. What an operator has set stays: umask,
 working directory, limits, environment. The launcher stays in the foreground and ends only when it knows.
 
 Between the two runs one sequenced-packet socket, and the protocol is a handshake, so that there is no moment at which
@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from prefork.errors import (
     AddressInUse,
@@ -36,7 +36,7 @@ from prefork.errors import (
 )
 from prefork.system.channel import shorten
 
-__all__ = ["Heard", "Link", "fill_standard_streams", "launch"]
+__all__ = ["Heard", "Link", "fill_standard_streams", "launch", "redirect_output"]
 
 _ACKNOWLEDGED: Final = b"ok"
 _LARGEST_REPORT: Final = 200_000  # what one message may hold: net.core.wmem_default is 212,992
@@ -115,11 +115,11 @@ def fill_standard_streams() -> None:
     os.close(descriptor)
 
 
-def launch(*, output: int | None, keep: Iterable[int] | None) -> Link | None:
+def launch(keep: Iterable[int] | None) -> Link | None:
     """Fork a daemon. There it returns the line to the launcher; in the launcher it waits, and returns None.
 
-    ``output`` is the descriptor that becomes the daemon's standard output and error (None: /dev/null). ``keep`` are
-    the descriptors it keeps, besides that; with None it keeps all that are open.
+    ``keep`` are the descriptors that the daemon keeps; with None it keeps all that are open. Its standard streams lead
+    to /dev/null, until `redirect_output`.
 
     In the launcher, None means that every pool serves. Otherwise it raises what the server said, or `PreforkError`
     where it ended without a word. A KeyboardInterrupt passes when the daemon has ended, too.
@@ -144,36 +144,41 @@ def launch(*, output: int | None, keep: Iterable[int] | None) -> Link | None:
     above.close()
     link = Link(below)
     try:
-        _detach(output, None if keep is None else {*keep, below.fileno()})
+        _detach(None if keep is None else set(keep), below.fileno())
     except BaseException as error:  # noqa: BLE001 - a child must not run its parent's code, whatever happens
         link.failed(PreforkError(f"cannot become a daemon: {error}"))
         os._exit(PreforkError.exit_status)
     return link
 
 
-def _detach(output: int | None, keep: set[int] | None) -> None:
+def redirect_output(descriptor: int) -> None:
+    """Make this the standard output and error: what the application prints, and what the interpreter complains of."""
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+
+
+def _detach(keep: set[int] | None, link: int) -> None:
     from daemon import DaemonContext  # only whoever becomes one pays for it
 
-    kept = set(map(int, os.listdir("/proc/self/fd"))) if keep is None else keep
+    kept = {int(name) for name in os.listdir("/proc/self/fd")} if keep is None else keep
     # A listener that was passed as a standard stream stays where it is until it is claimed, and is moved then.
-    sources = [
-        number if keep is not None and number in keep else source
-        for number, source in enumerate((None, output, output))
-    ]
-    streams = [open(os.devnull if source is None else source, mode, closefd=source is None)  # noqa: SIM115
-               for source, mode in zip(sources, ("rb", "ab", "ab"), strict=True)]  # fmt: skip
-    context = DaemonContext(
+    streams = [_stream(number, keep or set()) for number in range(_LAST_STREAM + 1)]
+    DaemonContext(
         umask=_umask(),
         working_directory=os.curdir,
         prevent_core=False,
         detach_process=True,
         signal_map={},
-        files_preserve=list(kept),
+        files_preserve=[*kept, link],
         **dict(zip(_STREAMS, streams, strict=True)),
-    )
-    context.open()
+    ).open()
     for stream in streams:
         stream.close()
+
+
+def _stream(number: int, keep: set[int]) -> IO[bytes]:
+    """What python-daemon shall put in the place of a standard stream: it wants an object that has a descriptor."""
+    return open(number if number in keep else os.devnull, "r+b", buffering=0, closefd=number not in keep)
 
 
 def _umask() -> int:

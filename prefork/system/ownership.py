@@ -31,7 +31,10 @@ _FLOCK: Final = struct.Struct("hhqqi")  # struct flock, fcntl(2): type, whence, 
 
 
 def read_notes(socket_path: str) -> dict[str, str]:
-    """What the last server at a path wrote down beside it, running or not. Not for the server itself. Raises OSError."""
+    """What the last server at a path wrote down beside it, whether it runs or not. Raises OSError.
+
+    Not for a server's own file: closing a descriptor of it would give up the claim.
+    """
     descriptor = os.open(socket_path + _SUFFIX, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         text = os.fsdecode(os.read(descriptor, _LONGEST_NOTES))
