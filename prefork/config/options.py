@@ -19,6 +19,10 @@ from prefork.config.values import (
     spell_duration,
     spell_octal,
     spell_size,
+    spell_switch,
+    spell_unlimited,
+    switch,
+    unlimited,
 )
 
 __all__ = ["APP", "BY_KEY", "ELSEWHERE", "GROUPS", "OPTIONS", "SERVER_KEYS", "default_text", "defaults"]
@@ -188,6 +192,41 @@ _IDENTITIES: Final = (
         unset="unchanged",
     ),
     Option(
+        "rlimit_files",
+        "identity",
+        "N",
+        number(64, 2**30),
+        "files a worker may have open (RLIMIT_NOFILE)",
+        unset="unchanged",
+    ),
+    Option(
+        "rlimit_core",
+        "identity",
+        "SIZE",
+        unlimited(size(least=0)),
+        "largest core dump of a worker (RLIMIT_CORE); 0 for none",
+        spell_unlimited,
+        unset="unchanged",
+    ),
+    Option(
+        "no_new_privs",
+        "identity",
+        "",
+        switch,
+        "let no program that the application starts gain rights (it breaks sendmail and sudo)",
+        spell_switch,
+        switch=True,
+    ),
+    Option(
+        "clear_env",
+        "identity",
+        "",
+        switch,
+        "give the application no environment but env, PATH, HOME, USER, LOGNAME, TZ and the language",
+        spell_switch,
+        switch=True,
+    ),
+    Option(
         "env",
         "identity",
         "NAME=VALUE",
@@ -211,7 +250,7 @@ _IDENTITIES: Final = (
         "identity",
         "NAME",
         matching(r"[A-Za-z0-9._-]{1,64}", "letters, digits, dots, dashes or underscores, at most 64"),
-        "the pool's name in the log; a second pool is NAME-2",
+        "the pool's name in the log; in a file it is that of the table [pool.NAME]",
     ),
 )
 
@@ -230,7 +269,7 @@ GROUPS: Final = ("listener", "processes", "deadlines", "limits", "identity", "lo
 OPTIONS: Final = (*_LISTENER, *_PROCESSES, *_DEADLINES, *_LIMITS, *_IDENTITIES, *_LOGS)
 BY_KEY: Final = {option.key: option for option in (APP, *OPTIONS)}
 
-SERVER_KEYS: Final = frozenset(field.name for field in fields(Config)) - {"pools", "warnings"}
+SERVER_KEYS: Final = frozenset(BY_KEY) & {field.name for field in fields(Config)}
 """Options of the server as a whole; all others belong to a pool."""
 
 ELSEWHERE: Final = {

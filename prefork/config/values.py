@@ -25,7 +25,9 @@ __all__ = [
     "spell_octal",
     "spell_size",
     "spell_switch",
+    "spell_unlimited",
     "switch",
+    "unlimited",
 ]
 
 Reader = Callable[[str], object]
@@ -149,6 +151,20 @@ def optional(read: Reader) -> Reader:
     return read_or_off
 
 
+def unlimited(read: Callable[[str], int]) -> Callable[[str], int]:
+    """What ``read`` takes, or ``unlimited`` (or -1), which gives -1."""
+
+    def read_or_unlimited(text: str) -> int:
+        if text in ("unlimited", "-1"):
+            return -1
+        try:
+            return read(text)
+        except ValueError as problem:
+            raise ValueError(f"{problem}, or unlimited") from None
+
+    return read_or_unlimited
+
+
 def spell_duration(seconds: float) -> str:
     """The shortest way to write a duration: ``25s``, ``250ms``, ``5m``."""
     if seconds and seconds < 1:
@@ -172,3 +188,8 @@ def spell_size(value: int) -> str:
     """The shortest way to write a size: ``64K``, ``256M``, ``1000``."""
     unit = next((unit for unit, factor in reversed(_BYTES.items()) if value and value % factor == 0), "")
     return f"{value // _BYTES[unit]}{unit}"
+
+
+def spell_unlimited(value: int) -> str:
+    """A size, or ``unlimited`` for -1."""
+    return "unlimited" if value == -1 else spell_size(value)

@@ -28,7 +28,7 @@ def test_help_fits(text: str) -> None:
 
 def test_help_is_whole(text: str) -> None:
     """Every option is there, with the word for its value."""
-    assert [option.flag for option in OPTIONS if f"  {option.flag} {option.metavar}" not in text] == []
+    assert [option.flag for option in OPTIONS if f"  {option.flag} {option.metavar}".rstrip() not in text] == []
 
 
 @pytest.mark.parametrize("default", ["(0660)", "(4096)", "(25s)", "(1m)", "(64K)", "(200)", "(off)", "(www)", "(info)"])

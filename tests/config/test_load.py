@@ -12,40 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from config.said import SAID
 from prefork.config.arguments import parse
 from prefork.config.load import from_arguments, from_keywords
 from prefork.config.model import Config, PoolConfig
-from prefork.config.options import BY_KEY, OPTIONS
+from prefork.config.options import BY_KEY, OPTIONS, SERVER_KEYS
 from prefork.errors import ConfigurationError, PreforkError, UsageError
 
 APP = "mysite.wsgi:application"
 SOCKET = "/run/mysite/app.sock"
-
-# option → text of one use, its value in the model
-SAID: Mapping[str, tuple[str, Any]] = {
-    "socket_mode": ("0600", 0o600),
-    "socket_owner": ("www-data", "www-data"),
-    "socket_group": ("33", "33"),
-    "backlog": ("2", 2),
-    "pm": ("static", "static"),
-    "max_children": ("50", 50),
-    "preload": ("never", "never"),
-    "warmup": ("/", ("/",)),
-    "graceful_timeout": ("1.5s", 1.5),
-    "boot_timeout": ("5m", 300.0),
-    "max_header_size": ("16K", 16_384),
-    "max_header_count": ("50", 50),
-    "max_body_size": ("256M", 2**28),
-    "user": ("nobody", "nobody"),
-    "group": ("65534", "65534"),
-    "chdir": ("/srv/current", "/srv/current"),
-    "umask": ("027", 0o027),
-    "env": ("A=b=c", {"A": "b=c"}),
-    "pythonpath": ("/a:/b", ("/a", "/b")),
-    "name": ("shop", "shop"),
-    "log_level": ("debug", "debug"),
-    "log_format": ("json", "json"),
-}
 
 
 def configured(words: Sequence[str], environ: Mapping[str, str]) -> Config:
@@ -58,7 +33,7 @@ def load(*words: str, **environ: str) -> Config:
 
 def value(config: Config, key: str) -> Any:
     (pool,) = config.pools
-    return getattr(config if key.startswith("log_") else pool, key)
+    return getattr(config if key in SERVER_KEYS else pool, key)
 
 
 def failure(kind: type[PreforkError], *words: str, **environ: str) -> str:
@@ -83,9 +58,13 @@ def test_least() -> None:
 
 @pytest.mark.parametrize("key", SAID)
 def test_on_the_command_line(key: str) -> None:
-    """Every option is taken from the command line, with a space or an equals sign."""
+    """Every option is taken from the command line, with a space or an equals sign, a switch by its name alone."""
     text, expected = SAID[key]
     flag = BY_KEY[key].flag
+    if BY_KEY[key].switch:
+        assert value(load(flag), key) is True
+        assert value(load(flag, BY_KEY[key].off_flag), key) is False
+        return
     assert expected == value(load(flag, text), key) == value(load(f"{flag}={text}"), key)
 
 
@@ -108,7 +87,8 @@ def test_as_keyword(key: str) -> None:
 def test_command_line_beats_environment(key: str) -> None:
     """What the command line says wins; the variable that lost is not even judged."""
     text, expected = SAID[key]
-    assert expected == value(load(BY_KEY[key].flag, text, **{BY_KEY[key].variable: "'"}), key)
+    words = [BY_KEY[key].flag] if BY_KEY[key].switch else [BY_KEY[key].flag, text]
+    assert expected == value(load(*words, **{BY_KEY[key].variable: "'"}), key)
 
 
 @pytest.mark.parametrize("key", SAID)
@@ -306,6 +286,10 @@ WRONG: Mapping[str, tuple[str, str]] = {
     "group": ("", "a name or a number"),
     "chdir": ("", "a directory"),
     "umask": ("1777", "octal digits from 0 to 0777, as chmod(1) takes them"),
+    "rlimit_files": ("1", "a number from 64 to 1073741824"),
+    "rlimit_core": ("-2", "a size such as 64K, 256M or plain bytes, from 0 to 1T, or unlimited"),
+    "no_new_privs": ("maybe", "on or off"),
+    "clear_env": ("", "on or off"),
     "env": ("NAME", "NAME=VALUE"),
     "name": ("a b", "letters, digits, dots, dashes or underscores, at most 64"),
     "log_level": ("trace", "debug, info, warning or error"),
@@ -318,7 +302,7 @@ def test_every_option_has_something_wrong() -> None:
     assert {option.key for option in OPTIONS} - set(WRONG) == {"pythonpath"}
 
 
-@pytest.mark.parametrize("key", WRONG)
+@pytest.mark.parametrize("key", [key for key in WRONG if not BY_KEY[key].switch])
 def test_wrong_on_the_command_line(key: str) -> None:
     """A value that cannot be is 78 and named with its option, what was expected, and itself."""
     text, expected = WRONG[key]
