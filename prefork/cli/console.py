@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from prefork.errors import ApplicationError, PreforkError
 
-__all__ = ["INTERRUPTED", "Failure", "finish", "say"]
+__all__ = ["INTERRUPTED", "Failure", "finish", "printable", "say"]
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell reports it
 _OUTPUT_GONE: Final = 1
@@ -53,6 +53,13 @@ def say(text: str) -> None:
         print(text, file=stream, flush=True)
     except (OSError, ValueError):
         pass
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text from somebody else for a terminal: what could command it (but for ``keep``) is spelled out."""
+    return "".join(
+        character if character.isprintable() or character in keep else ascii(character)[1:-1] for character in text
+    )
 
 
 def _give_up_stdout() -> None:
