@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pwd
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from harness import run
+from harness import Server, environment, run
 from prefork.cli.serve import check_system, main
 from prefork.errors import ConfigurationError
 
@@ -51,6 +53,112 @@ def test_mistakes(words: tuple[str, ...], environ: dict[str, str], status: int, 
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(folder.iterdir()) == []
+
+
+# --- --check and --show-config ----------------------------------------------------------------------------------------
+
+
+def test_check(folder: Path) -> None:
+    """--check of what would serve is 0, with a line for each pool, and leaves nothing behind."""
+    done = serve("prefork.demo", "--socket", "a.sock", "--socket", "@prefork-check", "--check", folder=folder)
+    assert (done.returncode, done.stdout) == (0, "pool www: ok\npool www-2: ok\n")
+    assert list(folder.iterdir()) == []
+
+
+def test_check_tells_what_is_odd(folder: Path) -> None:
+    """Warnings are on standard error, and no reason to fail."""
+    done = serve("prefork.demo", "--socket", "a.sock", "--check", "--backlog", "2147483647", folder=folder)
+    assert done.returncode == 0
+    assert "prefork-serve: pool www: warning: backlog 2147483647 is more than the kernel allows" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("prefork.demo", "--socket", "missing/a.sock"),
+            "the socket's directory {0}/missing does not exist: create it",
+        ),
+        (
+            ("prefork.demo", "--socket", "file"),
+            "{0}/file is a file, not a socket: move it away, or choose another path",
+        ),
+        (("prefork.demo", "--socket", "x" * 120), "bytes long, and a Unix socket's may have at most 107"),
+        (("prefork.demo", "--socket", "@" + "x" * 120), "bytes long, and a Unix socket's may have at most 107"),
+        (("prefork.demo", "--socket", "a", "--socket-group", "nonesuch"), "there is no group 'nonesuch': create it"),
+        (("prefork.demo", "--socket", "a", "--user", "nonesuch"), "there is no user 'nonesuch': create it"),
+        (("prefork.demo", "--socket", "a", "--chdir", "elsewhere"), "the application's directory {0}/elsewhere cannot"),
+        (("nonesuch", "--socket", "a"), "nonesuch: there is no module 'nonesuch' in {0}"),
+        (("prefork.demo:nonesuch", "--socket", "a"), "prefork.demo:nonesuch: prefork.demo has no 'nonesuch'"),
+    ],
+)
+def test_check_fails(words: tuple[str, ...], message: str, folder: Path) -> None:
+    """Whatever would keep a start from serving is 78, says which pool and why, and leaves nothing behind."""
+    (folder / "file").touch()
+    done = serve(*words, "--check", folder=folder)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "prefork-serve: pool www: " in done.stderr
+    assert message.format(folder) in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_check_shows_the_traceback(folder: Path) -> None:
+    """The application's own traceback is there, and the other pools are looked at all the same."""
+    (folder / "broken.py").write_text("raise LookupError('the reason')\n")
+    (folder / "two.toml").write_text(
+        '[pool.bad]\napp = "broken"\nsocket = "a"\n[pool.good]\napp = "prefork.demo"\nsocket = "b"\n'
+    )
+    done = serve("--config", "two.toml", "--check", folder=folder)
+    assert (done.returncode, done.stdout) == (78, "pool good: ok\n")
+    assert 'broken.py", line 1, in <module>' in done.stderr
+    assert "prefork-serve: pool bad: broken: importing it raised LookupError: the reason\n" in done.stderr
+    assert not (folder / "__pycache__").exists()
+
+
+def test_check_beside_a_running_server(folder: Path) -> None:
+    """A server that serves this configuration is no obstacle and notices nothing."""
+    with Server("prefork.demo", folder=folder) as server:
+        done = serve("prefork.demo", "--socket", server.address, "--check", folder=folder)
+        assert (done.returncode, done.stdout) == (0, "pool www: ok\n")
+        assert server.ask().status == 200
+
+
+@pytest.mark.root
+def test_check_imports_as_the_right_user(folder: Path) -> None:
+    """The application is imported as the user it will run as; what that user may not read is told."""
+    (folder / "who.py").write_text("import os\nraise LookupError(os.getuid())\n")
+    done = serve("who", "--socket", "a", "--user", "nobody", "--check", folder=folder)
+    assert f"importing it raised LookupError: {pwd.getpwnam('nobody').pw_uid}" in done.stderr
+    folder.chmod(0o700)
+    done = serve("who", "--socket", "a", "--user", "nobody", "--check", folder=folder)
+    assert done.returncode == 78
+    assert "is out of reach for user nobody" in done.stderr
+
+
+def test_show(folder: Path) -> None:
+    """--show-config is 0 and TOML on standard output, and starts nothing; the application need not exist."""
+    (folder / "f.toml").write_text('[pool.shop]\napp = "nonesuch"\nsocket = "a"\n')
+    done = serve("--show-config", "--backlog", "3", folder=folder, PREFORK_CONFIG="f.toml")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = tomllib.loads(done.stdout)["pool"]["shop"]
+    assert (shown["app"], shown["backlog"]) == ("nonesuch", 3)
+    assert 'app = "nonesuch"                          # f.toml: [pool.shop]\n' in done.stdout
+    assert "backlog = 3                               # command line\n" in done.stdout
+
+
+def test_show_what_is_no_text(folder: Path) -> None:
+    """A path that is no UTF-8 is shown as the bytes it has."""
+    command: list[str | bytes] = [
+        sys.executable,
+        "-m",
+        "prefork",
+        "prefork.demo",
+        "--socket",
+        b"a\xff",
+        "--show-config",
+    ]
+    done = subprocess.run(command, cwd=folder, env=environment({}), capture_output=True, check=True)
+    assert b'socket = "a\xff"' in done.stdout
 
 
 def test_undecodable_argument(folder: Path) -> None:

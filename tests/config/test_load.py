@@ -412,6 +412,123 @@ def test_keywords_without_app() -> None:
         from_keywords(None, {"socket": SOCKET}, {})
 
 
+# --- files ------------------------------------------------------------------------------------------------------------
+
+FILE = """
+log_level = "debug"
+[pool.shop]
+app = "shop"
+socket = "/run/shop.sock"
+backlog = 7
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "prefork.toml"
+    path.write_text(FILE)
+    return path
+
+
+def test_file(file: Path) -> None:
+    """A file alone is a configuration, named on the command line, in the environment or by a program."""
+    expected = Config(
+        pools=(PoolConfig(app="shop", socket="/run/shop.sock", name="shop", backlog=7),), log_level="debug"
+    )
+    assert configured(["--config", str(file)], {}) == expected
+    assert configured([], {"PREFORK_CONFIG": str(file)}) == expected
+    assert from_keywords(None, {"config": file}, {}) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "backlog"),
+    [
+        ((), {}, 7),
+        ((), {"PREFORK_BACKLOG": "8"}, 8),
+        (("--backlog", "9"), {"PREFORK_BACKLOG": "8"}, 9),
+        ((), {"PREFORK_BACKLOG": ""}, 7),
+    ],
+)
+def test_precedence(file: Path, words: tuple[str, ...], environ: dict[str, str], backlog: int) -> None:
+    """The command line wins over the environment, that over the file."""
+    assert configured(["--config", str(file), *words], environ).pools[0].backlog == backlog
+
+
+def test_what_loses_is_not_judged(file: Path) -> None:
+    """A value in the file that another source replaces may be anything."""
+    file.write_text(FILE.replace("= 7", '= "many"').replace('"debug"', '"loud"'))
+    config = configured(["--config", str(file), "--backlog", "9"], {"PREFORK_LOG_LEVEL": "error"})
+    assert (config.pools[0].backlog, config.log_level) == (9, "error")
+
+
+def test_wrong_in_a_file(file: Path) -> None:
+    """A wrong value is named with file, table and key."""
+    file.write_text(FILE.replace("= 7", "= 0"))
+    message = failure(ConfigurationError, "--config", str(file))
+    assert message == f"{file}: [pool.shop] backlog: expected a number from 1 to 2147483647, found '0'"
+
+
+def test_command_line_names_another_file(file: Path) -> None:
+    """The file that the command line names is read, and not that of the environment."""
+    assert configured(["--config", str(file)], {"PREFORK_CONFIG": "/nonexistent"}).log_level == "debug"
+    assert configured(["--config", str(file)], {"PREFORK_CONFIG": ""}).log_level == "debug"
+
+
+def test_one_pool_and_the_command_line(file: Path) -> None:
+    """Application, sockets and name of the only pool of a file can be said beside it."""
+    words = ["other:app", "--config", str(file), "--socket", "a", "--socket", "b", "--name", "n"]
+    pools = configured(words, {"SOCK_PATH": "c"}).pools
+    assert [(pool.app, pool.socket, pool.name, pool.backlog) for pool in pools] == [
+        ("other:app", "a", "n", 7),
+        ("other:app", "b", "n-2", 7),
+    ]
+
+
+def test_sock_path_for_one_pool(file: Path) -> None:
+    """SOCK_PATH is the socket of the only pool, if that has none."""
+    assert configured(["--config", str(file)], {"SOCK_PATH": "c"}).pools[0].socket == "/run/shop.sock"
+    file.write_text(FILE.replace("socket", "# socket"))
+    assert configured(["--config", str(file)], {"SOCK_PATH": "c"}).pools[0].socket == "c"
+
+
+def test_several_pools(file: Path) -> None:
+    """What the command line and the environment say, they say of every pool."""
+    file.write_text(FILE + '[pool.admin]\napp = "admin"\nsocket = "@admin"\nuser = "www"\n')
+    pools = configured(["--config", str(file), "--backlog", "3"], {"PREFORK_UMASK": "077", "SOCK_PATH": "x"}).pools
+    assert [(pool.name, pool.socket, pool.backlog, pool.umask, pool.user) for pool in pools] == [
+        ("shop", "/run/shop.sock", 3, 0o077, None),
+        ("admin", "@admin", 3, 0o077, "www"),
+    ]
+
+
+def test_file_without_pools(file: Path) -> None:
+    """A file may be about the server alone; the pool is then the command line's."""
+    file.write_text('log_level = "debug"\n')
+    config = configured([APP, "--config", str(file), "--socket", SOCKET], {})
+    assert config == Config(pools=(PoolConfig(app=APP, socket=SOCKET),), log_level="debug")
+    message = failure(UsageError, "--config", str(file))
+    assert message.startswith("no application: ")
+    assert message.endswith(f"\n(--config {file} describes no pool; one begins with [pool.NAME])")
+
+
+def test_callable_and_file(file: Path) -> None:
+    """A program may hand over the application of the one pool that its file describes."""
+    assert from_keywords(load, {"config": file}, {}).pools[0].app is load
+
+
+def test_two_files() -> None:
+    """One file is the configuration; it may include others."""
+    message = failure(UsageError, "--config", "a", "--config", "b")
+    assert message == '--config is said twice, a and b: expected one file; it may include the other (include = "NAME")'
+
+
+def test_check_or_show() -> None:
+    """Two tasks at once are refused."""
+    assert failure(UsageError, "--check", "--show-config") == (
+        "--show-config: not allowed with argument --check; see prefork-serve --help"
+    )
+
+
 # --- anything at all --------------------------------------------------------------------------------------------------
 
 WORDS = st.one_of(

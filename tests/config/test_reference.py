@@ -9,8 +9,9 @@ import pytest
 
 from harness import REPOSITORY
 from harness.processes import environment
+from prefork.config.option import Option
 from prefork.config.options import APP, OPTIONS
-from prefork.config.reference import document
+from prefork.config.reference import document, takes
 
 pytestmark = pytest.mark.once
 
@@ -47,3 +48,9 @@ def test_the_same_on_every_machine() -> None:
 def test_lines_fit() -> None:
     """The page can be read as it is."""
     assert [line for line in document().splitlines() if len(line) > 132] == []
+
+
+def test_takes() -> None:
+    """What an option takes is what its reader says."""
+    assert takes(APP).startswith("module:callable, ")
+    assert takes(Option("motto", "group", "TEXT", str, "help")) == "any text"

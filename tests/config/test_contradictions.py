@@ -1,0 +1,122 @@
+"""Combinations that cannot be meant, each named as somebody said it; and those that are only odd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prefork.config.arguments import parse
+from prefork.config.load import from_arguments
+from prefork.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def refusal(*words: str, file: str = "", **environ: str) -> str:
+    if file:
+        Path("f").write_text(file)
+        words = ("--config", "f", *words)
+    else:
+        words = ("a", "--socket", "s", *words)
+    with pytest.raises(ConfigurationError) as caught:
+        from_arguments(parse(words), environ)
+    return str(caught.value)
+
+
+def warnings(*words: str, **environ: str) -> tuple[str, ...]:
+    return from_arguments(parse(["a", "--socket", "s", *words]), environ).config.warnings
+
+
+TWO = '[pool.x]\napp = "a"\nsocket = "s"\n[pool.y]\napp = "a"\nsocket = "t"\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "message"),
+    [
+        # two ways to say one thing
+        (
+            ("--workers", "2", "--max-children", "3"),
+            {},
+            "--workers 2 and --max-children 3 both set the number of workers: expected one of them, leave out --max",
+        ),
+        # a socket that takes no mode
+        (
+            ("--socket", "fd://3", "--socket-mode", "0600"),
+            {},
+            "--socket-mode 0600 means nothing for the socket fd://3, which belongs to its giver: leave it out",
+        ),
+        (
+            ("--socket", "@x"),
+            {"PREFORK_SOCKET_OWNER": "me"},
+            "PREFORK_SOCKET_OWNER me means nothing for the socket @x, which has no file: leave it out",
+        ),
+        (("--socket", "@x", "--socket-group", "g"), {}, "--socket-group g means nothing for the socket @x"),
+        # a mode that lets nobody in
+        (
+            ("--socket-mode", "0555"),
+            {},
+            "--socket-mode: expected a mode with write permission for somebody, found 0555",
+        ),
+        # nothing to warm
+        (
+            ("--preload", "never"),
+            {"PREFORK_WARMUP": "/a /b"},
+            "PREFORK_WARMUP /a /b cannot go with --preload never: nothing is imported before the workers are forked",
+        ),
+        # one path for two pools
+        (("--socket", "./s"), {}, "--socket: ./s is said twice, here and by --socket: expected a path of its own"),
+    ],
+)
+def test_refused(words: tuple[str, ...], environ: dict[str, str], message: str) -> None:
+    """What contradicts itself is an error that says which two things do, and what to leave out."""
+    assert message in refusal(*words, **environ)
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "environ", "message"),
+    [
+        (TWO, ("b",), {}, "APP b is said beside --config f, which describes 2 pools (x, y): expected app in the file"),
+        (TWO, (), {"PREFORK_APP": "b"}, "PREFORK_APP b is said beside --config f, which describes 2 pools (x, y)"),
+        (TWO, ("--socket", "u"), {}, "--socket u is said beside --config f, which describes 2 pools (x, y): expected"),
+        (TWO, ("--name", "u"), {}, "--name u is said beside --config f, which describes 2 pools"),
+        (
+            TWO.replace('"t"', '"./s"'),
+            (),
+            {},
+            "f: [pool.y] socket: ./s is said twice, here and by f: [pool.x] socket: expected a path of its own",
+        ),
+        (
+            TWO.replace('"t"', '"fd://3"\nsocket_mode = "0600"'),
+            (),
+            {},
+            "f: [pool.y] socket_mode 0600 means nothing for the socket fd://3",
+        ),
+        (
+            TWO,
+            ("--socket-mode", "0440"),
+            {},
+            "--socket-mode: expected a mode with write permission for somebody, found 0440",
+        ),
+        ("[pool.x]\napp = 'a'\n", (), {}, 'f: [pool.x]: expected socket, found none; add a line socket = "/run/mysite'),
+        ("[pool.x]\nsocket = 's'\n", (), {}, 'f: [pool.x]: expected app, found none; add a line app = "mysite.wsgi'),
+        (
+            TWO.replace('socket = "t"', ""),
+            (),
+            {"SOCK_PATH": "u"},
+            "f: [pool.y]: expected socket, found none; add a line socket",
+        ),
+        ("[pool.'a b']\napp = 'a'\nsocket = 's'\n", (), {}, "f: [pool.a b]: expected letters, digits, dots, dashes"),
+    ],
+)
+def test_refused_of_a_file(file: str, words: tuple[str, ...], environ: dict[str, str], message: str) -> None:
+    """The same for a file, by itself and with what is said beside it."""
+    assert message in refusal(*words, file=file, **environ)
+
+
+def test_nothing_odd() -> None:
+    """A plain configuration warns of nothing."""
+    assert warnings() == ()

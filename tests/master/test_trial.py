@@ -1,0 +1,124 @@
+"""The import that --check tries: what it hears, and that nobody is left."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import PATIENCE, children, environment
+from prefork.config.model import Config, PoolConfig
+from prefork.errors import ApplicationError, PreforkError
+from prefork.master.holdings import Holdings
+from prefork.master.launch import Launch
+from prefork.master.trial import try_import
+from prefork.system.listener import Listener, parse_address
+
+BROKEN = "import os\nraise LookupError('the reason')\n"
+
+
+@pytest.fixture
+def holdings(folder: Path) -> Iterator[Holdings]:
+    held = Holdings(Listener.prepare(parse_address(str(folder / "app.sock"))), 1)
+    yield held
+    held.close()
+
+
+def attempt(folder: Path, holdings: Holdings, program: str, **options: object) -> None:
+    """Try to import a program as the module ``app``; whatever comes of it, nobody and nothing is left."""
+    (folder / "app.py").write_text(program)
+    pool = PoolConfig(**{"app": "app", "socket": "@unused", "boot_timeout": PATIENCE, **options})  # type: ignore[arg-type]
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def never(*_: object) -> None:
+        raise AssertionError("no callable was given")
+
+    before = children(os.getpid())
+    try:
+        try_import(Launch(Config(pools=(pool,)), pool, None, str(folder), files, never), holdings)
+    finally:
+        assert children(os.getpid()) == before
+        assert sorted(path.name for path in folder.iterdir() if path.name != "seen") == ["app.py"]
+
+
+def application(extra: str = "") -> str:
+    return f"def application(environ, start_response): ...\n{extra}\n"
+
+
+def test_good(folder: Path, holdings: Holdings) -> None:
+    """An application that can be imported is; its exit handlers run, and no byte code is written."""
+    seen = folder / "seen"
+    attempt(
+        folder, holdings, application(f"import atexit, pathlib\natexit.register(pathlib.Path({str(seen)!r}).touch)")
+    )
+    assert seen.exists()
+
+
+@pytest.mark.parametrize("options", [{"preload": "never"}, {"warmup": ("/",)}])
+def test_whatever_the_pool_does_later(options: dict[str, object], folder: Path, holdings: Holdings) -> None:
+    """It is imported here also where each worker would import it, and nothing is requested from it."""
+    with pytest.raises(ApplicationError, match="the reason"):
+        attempt(folder, holdings, BROKEN, **options)
+
+
+def test_not_requested(folder: Path, holdings: Holdings) -> None:
+    """A warm-up is for a server that is to serve."""
+    attempt(folder, holdings, "def application(environ, start_response):\n    open('seen', 'w')\n", warmup=("/",))
+    assert not (folder / "seen").exists()
+
+
+def test_broken(folder: Path, holdings: Holdings) -> None:
+    """One that cannot is told with its own traceback."""
+    with pytest.raises(ApplicationError, match=r"^app: importing it raised LookupError: the reason$") as caught:
+        attempt(folder, holdings, BROKEN)
+    assert 'app.py", line 2, in <module>' in caught.value.traceback
+
+
+@pytest.mark.parametrize(
+    ("ending", "cause"), [("os._exit(3)", "exit status 3"), ("os.kill(os.getpid(), 9)", "killed by SIGKILL")]
+)
+def test_gone(ending: str, cause: str, folder: Path, holdings: Holdings) -> None:
+    """One whose import ends the process is told with how that ended."""
+    with pytest.raises(ApplicationError, match=f"^app: the process that was importing it ended: {cause}$"):
+        attempt(folder, holdings, f"import os\n{ending}\n")
+
+
+def test_hangs(folder: Path, holdings: Holdings) -> None:
+    """One that takes too long is told with where it hangs."""
+    with pytest.raises(ApplicationError, match=r"importing it took longer than boot_timeout \(1 s\)") as caught:
+        attempt(folder, holdings, "import signal\nsignal.pause()\n", boot_timeout=1.0)
+    assert 'app.py", line 2 in <module>' in caught.value.traceback
+
+
+def test_does_not_want_to_end(folder: Path, holdings: Holdings) -> None:
+    """A thread that never ends keeps nobody waiting for long."""
+    attempt(folder, holdings, application("import threading\nthreading.Thread(target=threading.Event().wait).start()"))
+
+
+def test_no_process_to_be_had(folder: Path, holdings: Holdings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork that fails says so."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(Launch, "start", refuse)
+    with pytest.raises(PreforkError, match="cannot fork: Resource temporarily unavailable"):
+        attempt(folder, holdings, application())
+
+
+def test_interrupted(folder: Path) -> None:
+    """Whoever kills the check kills what it tries."""
+    (folder / "app.py").write_text("import os, signal\nprint(os.getpid(), flush=True)\nsignal.pause()\n")
+    command = [sys.executable, "-m", "prefork", "app", "--socket", "app.sock", "--check"]
+    with subprocess.Popen(
+        command, cwd=folder, env=environment({}), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as check:
+        assert check.stdout is not None
+        assert int(check.stdout.readline()) in children(check.pid)
+        check.kill()
+        assert check.stdout.read() == b""  # its end: whoever held it is gone
