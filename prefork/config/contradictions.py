@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Final
 
 from prefork.config.model import Config, PoolConfig
@@ -18,8 +19,8 @@ __all__ = ["check_pool", "check_server"]
 
 _WRITE_BITS: Final = 0o222
 
-_PLACES: Final[tuple[str, ...]] = ()
-"""Options of the server that are paths of files."""
+_STREAMS: Final = ("stderr", "-")
+_NO_PATHS: Final = (*_STREAMS, "syslog")
 
 
 def check_pool(said: Source, pool: PoolConfig) -> list[str]:
@@ -27,13 +28,13 @@ def check_pool(said: Source, pool: PoolConfig) -> list[str]:
     _check_address(said, pool)
     _check_mode(said, pool)
     _check_warmup(said, pool)
-    return []
+    return list(_unused_access_options(said, pool))
 
 
-def check_server(config: Config, said: Source, pools: Sequence[Source]) -> list[str]:
-    """The same for what the pools and the server are together."""
+def check_server(config: Config, said: Source, pools: Sequence[Source]) -> None:
+    """Raise for what the pools and the server cannot be together."""
     _check_places(config, said, pools)
-    return []
+    _check_background(config, said, pools)
 
 
 def _check_address(said: Source, pool: PoolConfig) -> None:
@@ -68,21 +69,60 @@ def _check_warmup(said: Source, pool: PoolConfig) -> None:
         )
 
 
+def _check_background(config: Config, said: Source, pools: Sequence[Source]) -> None:
+    if not config.daemonize:
+        return
+    if config.error_log in _STREAMS:
+        found = said.get("error_log", "error_log stderr, the default")
+        raise ConfigurationError(
+            f"{said['daemonize'].name} cannot go with {found}: in the background there is no terminal to write to; "
+            "expected error_log to be a path or syslog"
+        )
+    for pool, source in zip(config.pools, pools, strict=True):
+        if pool.access_log in _STREAMS:
+            raise ConfigurationError(
+                f"{said['daemonize'].name} cannot go with {source['access_log']}: in the background there is no "
+                "standard output; expected a path or syslog"
+            )
+
+
+def _unused_access_options(said: Source, pool: PoolConfig) -> Iterator[str]:
+    for field in fields(PoolConfig):
+        key = field.name
+        if not key.startswith("access_log_") or pool.access_log is not None:
+            continue
+        if key in said and getattr(pool, key) != field.default:
+            yield f"{said[key]} means nothing for the pool {pool.name}, which has no access_log"
+
+
 def _check_places(config: Config, said: Source, pools: Sequence[Source]) -> None:
-    """No file has two purposes, and no socket two pools."""
+    """No file has two purposes, and no socket two pools. Logs may share a file."""
     taken: dict[str, str] = {}
-    for place, name in _places(config, said, pools):
+    for place, name, shared in (*_places(config, said, pools), *_logs(config, said, pools)):
         normal = posixpath.normpath(place)
         if normal in taken:
             raise ConfigurationError(
                 f"{name}: {place} is said twice, here and by {taken[normal]}: expected a path of its own for each"
             )
-        taken[normal] = name
+        if not shared:
+            taken[normal] = name
 
 
-def _places(config: Config, said: Source, pools: Sequence[Source]) -> Iterator[tuple[str, str]]:
-    for key in _PLACES:
-        if key in said:
-            yield getattr(config, key), said[key].name
+_Place = tuple[str, str, bool]  # the path, who said it, whether others may say it as well
+
+
+def _places(config: Config, said: Source, pools: Sequence[Source]) -> Iterator[_Place]:
     for pool, source in zip(config.pools, pools, strict=True):
-        yield pool.socket, source["socket"].name
+        yield pool.socket, source["socket"].name, False
+    if config.pid_file is not None:
+        yield config.pid_file, said["pid_file"].name, False
+    if config.control_socket not in (None, "off"):
+        yield str(config.control_socket), said["control_socket"].name, False
+
+
+def _logs(config: Config, said: Source, pools: Sequence[Source]) -> Iterator[_Place]:
+    if "error_log" in said and config.error_log not in _NO_PATHS:
+        yield config.error_log, said["error_log"].name, True
+    for pool, source in zip(config.pools, pools, strict=True):
+        if pool.access_log is not None and pool.access_log not in _NO_PATHS:
+            yield pool.access_log, source["access_log"].name, True

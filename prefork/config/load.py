@@ -108,9 +108,9 @@ def _load(
             pools.append(pool)
             sources.append(source)
     values = {key: _read(BY_KEY[key], said) for key, said in server.items()}
-    config = Config(pools=tuple(pools), **values)
-    warnings += check_server(config, server, sources)
-    return Loaded(replace(config, warnings=tuple(warnings)), server, tuple(sources))
+    config = Config(pools=tuple(pools), warnings=tuple(dict.fromkeys(warnings)), **values)
+    check_server(config, server, sources)
+    return Loaded(config, server, tuple(sources))
 
 
 def _written(file: tuple[str | None, str], environ: Mapping[str, str]) -> tuple[Written, str]:

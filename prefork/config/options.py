@@ -9,6 +9,7 @@ from typing import Any, Final
 from prefork.config.model import Config, PoolConfig
 from prefork.config.option import Option, by_colons, by_words
 from prefork.config.values import (
+    checked,
     choice,
     duration,
     matching,
@@ -24,6 +25,7 @@ from prefork.config.values import (
     switch,
     unlimited,
 )
+from prefork.policy.access_format import parse as parse_access_format
 
 __all__ = ["APP", "BY_KEY", "ELSEWHERE", "GROUPS", "OPTIONS", "SERVER_KEYS", "default_text", "defaults"]
 
@@ -254,7 +256,34 @@ _IDENTITIES: Final = (
     ),
 )
 
+_RUN: Final = (
+    Option(
+        "daemonize",
+        "run",
+        "",
+        switch,
+        "go into the background; the command ends when every pool serves, or says why not",
+        spell_switch,
+        switch=True,
+    ),
+    Option(
+        "pid_file",
+        "run",
+        "PATH",
+        matching(_PRINTABLE, "a path"),
+        "file that holds the master's pid while every pool serves",
+        unset="none",
+    ),
+)
+
 _LOGS: Final = (
+    Option(
+        "error_log",
+        "logs",
+        "PLACE",
+        matching(_PRINTABLE, "stderr, syslog or a path"),
+        "where events are logged: stderr, syslog or a path",
+    ),
     Option("log_level", "logs", "LEVEL", choice("debug", "info", "warning", "error"), "the least that is logged"),
     Option(
         "log_format",
@@ -263,10 +292,63 @@ _LOGS: Final = (
         choice("auto", "console", "json"),
         "console, json, or auto: console on a terminal, else json",
     ),
+    Option(
+        "access_log",
+        "logs",
+        "PLACE",
+        optional(matching(_PRINTABLE, "a path, - for standard output, or syslog")),
+        "where each request is logged: a path, - for standard output, or syslog",
+        unset="off",
+    ),
+    Option(
+        "access_log_format",
+        "logs",
+        "FORMAT",
+        checked(parse_access_format),
+        "combined, common, json, or a template with tokens of php-fpm or Apache",
+    ),
+    Option(
+        "access_log_suppress",
+        "logs",
+        "PATH",
+        matching(r"/[^\x00-\x20\x7f]*", "a path that begins with / and has no spaces"),
+        "do not log a plain GET of this path that succeeds, as that of a health check",
+        many=True,
+        from_variable=by_words,
+    ),
+    Option(
+        "catch_output",
+        "logs",
+        "",
+        switch,
+        "log what the application prints, line by line",
+        spell_switch,
+        switch=True,
+    ),
 )
 
-GROUPS: Final = ("listener", "processes", "deadlines", "limits", "identity", "logs")
-OPTIONS: Final = (*_LISTENER, *_PROCESSES, *_DEADLINES, *_LIMITS, *_IDENTITIES, *_LOGS)
+_CONTROL: Final = (
+    Option(
+        "control_socket",
+        "control",
+        "PATH",
+        matching(_PRINTABLE, "a path, or off"),
+        "where preforkctl gives orders: a path, or off",
+        unset="in $RUNTIME_DIRECTORY, /run/prefork or $XDG_RUNTIME_DIR",
+    ),
+)
+
+GROUPS: Final = ("listener", "processes", "deadlines", "limits", "identity", "run", "logs", "control")
+OPTIONS: Final = (
+    *_LISTENER,
+    *_PROCESSES,
+    *_DEADLINES,
+    *_LIMITS,
+    *_IDENTITIES,
+    *_RUN,
+    *_LOGS,
+    *_CONTROL,
+)
 BY_KEY: Final = {option.key: option for option in (APP, *OPTIONS)}
 
 SERVER_KEYS: Final = frozenset(BY_KEY) & {field.name for field in fields(Config)}

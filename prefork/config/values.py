@@ -14,6 +14,7 @@ from typing import Final
 
 __all__ = [
     "Reader",
+    "checked",
     "choice",
     "duration",
     "matching",
@@ -132,6 +133,16 @@ def matching(pattern: str, expected: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if compiled.fullmatch(text) is None:
             raise ValueError(expected)
+        return text
+
+    return read
+
+
+def checked(judge: Callable[[str], object]) -> Callable[[str], str]:
+    """Text that ``judge`` does not object to, unchanged."""
+
+    def read(text: str) -> str:
+        judge(text)
         return text
 
     return read

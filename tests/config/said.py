@@ -35,4 +35,11 @@ SAID: Mapping[str, tuple[str, Any]] = {
     "name": ("shop", "shop"),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
+    "pid_file": ("/run/p.pid", "/run/p.pid"),
+    "error_log": ("/var/log/p.log", "/var/log/p.log"),
+    "access_log": ("-", "-"),
+    "access_log_format": ("%h %>s", "%h %>s"),
+    "access_log_suppress": ("/ping", ("/ping",)),
+    "catch_output": ("on", True),
+    "control_socket": ("off", "off"),
 }

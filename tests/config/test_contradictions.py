@@ -67,7 +67,35 @@ TWO = '[pool.x]\napp = "a"\nsocket = "s"\n[pool.y]\napp = "a"\nsocket = "t"\n'
             {"PREFORK_WARMUP": "/a /b"},
             "PREFORK_WARMUP /a /b cannot go with --preload never: nothing is imported before the workers are forked",
         ),
-        # one path for two pools
+        # nobody to read it
+        (
+            ("--daemonize",),
+            {},
+            "--daemonize cannot go with error_log stderr, the default: in the background there is no terminal to",
+        ),
+        (
+            ("--error-log", "-"),
+            {"PREFORK_DAEMONIZE": "1"},
+            "PREFORK_DAEMONIZE cannot go with --error-log -: in the back",
+        ),
+        (
+            ("--daemonize", "--error-log", "l", "--access-log", "-"),
+            {},
+            "--daemonize cannot go with --access-log -: in the background there is no standard output",
+        ),
+        # one path for two things
+        (("--pid-file", "s"), {}, "--pid-file: s is said twice, here and by --socket: expected a path of its own for"),
+        (
+            ("--pid-file", "p", "--control-socket", "./p"),
+            {},
+            "--control-socket: ./p is said twice, here and by --pid-fil",
+        ),
+        (("--pid-file", "p", "--error-log", "p"), {}, "--error-log: p is said twice, here and by --pid-file"),
+        (
+            ("--control-socket", "p", "--access-log", "p"),
+            {},
+            "--access-log: p is said twice, here and by --control-sock",
+        ),
         (("--socket", "./s"), {}, "--socket: ./s is said twice, here and by --socket: expected a path of its own"),
     ],
 )
@@ -118,5 +146,28 @@ def test_refused_of_a_file(file: str, words: tuple[str, ...], environ: dict[str,
 
 
 def test_nothing_odd() -> None:
-    """A plain configuration warns of nothing."""
+    """A plain configuration warns of nothing, and neither do logs that share a file."""
     assert warnings() == ()
+    assert warnings("--access-log", "l", "--error-log", "l", "--access-log-format", "json") == ()
+    assert warnings("--access-log", "syslog", "--control-socket", "off", "--daemonize", "--error-log", "syslog") == ()
+    assert warnings("--access-log-format", "combined") == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "warning"),
+    [
+        (
+            ("--access-log-format", "json"),
+            {},
+            "--access-log-format json means nothing for the pool www, which has no access_log",
+        ),
+        (
+            (),
+            {"PREFORK_ACCESS_LOG_SUPPRESS": "/ping"},
+            "PREFORK_ACCESS_LOG_SUPPRESS /ping means nothing for the pool www, which has no access_log",
+        ),
+    ],
+)
+def test_odd(words: tuple[str, ...], environ: dict[str, str], warning: str) -> None:
+    """What has no effect is one warning."""
+    assert warnings(*words, **environ) == (warning,)

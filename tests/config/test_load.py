@@ -47,8 +47,8 @@ def failure(kind: type[PreforkError], *words: str, **environ: str) -> str:
 
 
 def test_table_is_whole() -> None:
-    """The tests below see every option there is, but for the two that have their own tests."""
-    assert set(SAID) == {option.key for option in OPTIONS} - {"socket", "workers"}
+    """The tests below see every option there is, but for those that have their own tests."""
+    assert set(SAID) == {option.key for option in OPTIONS} - {"socket", "workers", "daemonize"}
 
 
 def test_least() -> None:
@@ -228,6 +228,15 @@ def test_workers() -> None:
     assert expected == from_keywords(APP, {"socket": SOCKET, "workers": 3}, {})
 
 
+def test_daemonize() -> None:
+    """The background is a switch like others, and wants a log that is no terminal."""
+    assert load("--daemonize", "--error-log", "l").daemonize is True
+    assert load("--daemonize", "--no-daemonize").daemonize is False
+    assert load(PREFORK_DAEMONIZE="YES", PREFORK_ERROR_LOG="syslog").daemonize is True
+    assert from_keywords(APP, {"socket": SOCKET, "daemonize": True, "error_log": "l"}, {}).daemonize is True
+    assert from_keywords(APP, {"socket": SOCKET, "daemonize": False}, {}).daemonize is False
+
+
 def test_workers_beat_the_weaker_source() -> None:
     """Both in different sources are no contradiction: the stronger source wins, either way round."""
     assert load("--workers", "3", PREFORK_MAX_CHILDREN="9", PREFORK_PM="dynamic").pools[0].max_children == 3
@@ -292,6 +301,17 @@ WRONG: Mapping[str, tuple[str, str]] = {
     "clear_env": ("", "on or off"),
     "env": ("NAME", "NAME=VALUE"),
     "name": ("a b", "letters, digits, dots, dashes or underscores, at most 64"),
+    "daemonize": ("2", "on or off"),
+    "pid_file": ("", "a path"),
+    "error_log": ("", "stderr, syslog or a path"),
+    "access_log": ("", "a path, - for standard output, or syslog, or off"),
+    "access_log_format": (
+        "jsn",
+        "combined, common, json, or a template with tokens like %h or %R (did you mean json?)",
+    ),
+    "access_log_suppress": ("ping", "a path that begins with / and has no spaces"),
+    "catch_output": ("", "on or off"),
+    "control_socket": ("", "a path, or off"),
     "log_level": ("trace", "debug, info, warning or error"),
     "log_format": ("xml", "auto, console or json"),
 }
@@ -365,7 +385,7 @@ def test_wrong_keyword(key: str) -> None:
             "PREFORK_MAX_CHILDERN in the environment names no option; did you mean PREFORK_MAX_CHILDREN?",
         ),
         ((), {"PREFORK_QQQ": "3"}, "PREFORK_QQQ in the environment names no option (unset it, or see"),
-        ((), {"PREFORK_DAEMONIZE": "1"}, "PREFORK_DAEMONIZE in the environment names no option"),
+        ((), {"PREFORK_REQUEST_TIMEOUT": "1"}, "PREFORK_REQUEST_TIMEOUT in the environment names no option"),
         (("--socket", "localhost:8000"), {}, "socket localhost:8000: TCP listeners speak HTTP"),
         (
             ("--warmup", "/a"),
@@ -386,7 +406,7 @@ def test_contradictions(words: tuple[str, ...], environ: dict[str, str], message
     [
         ({"max_childern": 3}, "unknown option max_childern; did you mean max_children?"),
         ({"app": "a"}, "unknown option app"),
-        ({"daemonize": True}, "unknown option daemonize"),
+        ({"reload_on_change": True}, "unknown option reload_on_change"),
         ({"backlog": True}, "backlog=: expected a number from 1 to 2147483647, found 'True'"),
         ({"umask": 0o1000}, "umask=: expected octal digits from 0 to 0777, as chmod(1) takes them, found '1000'"),
         ({"workers": 2, "max_children": 2}, "workers= 2 and max_children= 2 both set the number of workers"),

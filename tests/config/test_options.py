@@ -10,8 +10,6 @@ from prefork.config.options import BY_KEY, GROUPS, OPTIONS
 # Fields that the parts which act on them already read, while nobody can set them yet.
 NOT_YET = {
     *("protocol", "allowed_addresses", "forwarded_allow"),
-    *("access_log", "access_log_format", "access_log_suppress", "catch_output"),
-    *("error_log", "daemonize", "pid_file", "control_socket"),
 }
 
 
