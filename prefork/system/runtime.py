@@ -45,7 +45,7 @@ def sweep(directory: Path) -> None:
         # Both: one that is being born does not listen yet, and one of another pid namespace is not in /proc.
         if found and not Path("/proc", found[1]).exists():
             with suppress(OSError, PreforkError):
-                if probe(str(path), socket.SOCK_SEQPACKET).found is Found.DEAD:
+                if path.is_socket() and probe(str(path), socket.SOCK_SEQPACKET).found is Found.DEAD:
                     path.unlink()
 
 
