@@ -29,8 +29,9 @@ DEMANDED = os.environ.get("PREFORK_COMPILE") == "1"
 SCRATCH = tempfile.mkdtemp(prefix="prefork-build-")
 
 # What runs for every request: the protocols and the worker, but for what happens once in a worker's life.
-ONCE = {"prefork/worker/application.py", "prefork/worker/loop.py"}
+ONCE = {"prefork/worker/application.py", "prefork/worker/loop.py", "prefork/worker/logs.py"}
 HOT_MODULES = [
+    "prefork/system/logfile.py",
     "prefork/system/scoreboard.py",
     *sorted(
         name

@@ -1,41 +1,53 @@
 """Log events of prefork: one name, the pool, and numbers; one line, one write.
 
 structlog is used without its global configuration, which belongs to the application: the logger is built from its
-parts, and the application may call ``structlog.configure`` as it likes.
+parts, and the application may call ``structlog.configure`` as it likes. Where the lines go, and what becomes of those
+that cannot be written, is the business of `prefork.system.logfile`. All events are named in docs/events.md.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
-__all__ = ["LEVELS", "Logger", "make_logger"]
+from prefork.system.channel import shorten
+from prefork.system.logfile import DEBUG, ERROR, INFO, WARNING, LogFile
+
+__all__ = ["LEVELS", "Logger", "make_logger", "report_losses", "watch_losses"]
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 _FIRST: Final = ("timestamp", "level", "event", "pool")
 
+# Bytes of one value. Even an event with a long traceback fits the pipe that a log may be (64 KiB, pipe(7)).
+_LONGEST_VALUE: Final = 32_000
+
 Logger = structlog.typing.FilteringBoundLogger
 
 
 class _LineWriter:
-    """The last step: one ``write(2)`` a line, so that lines of many processes never mix (PIPE_BUF, pipe(7))."""
+    """The last step: a rendered event becomes a line of the log. structlog calls the method of the event's level."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, log: LogFile) -> None:
+        self.debug = partial(self._write, log, DEBUG)
+        self.info = partial(self._write, log, INFO)
+        self.warning = partial(self._write, log, WARNING)
+        self.error = self.critical = partial(self._write, log, ERROR)
 
-    def msg(self, message: str) -> None:
-        data = message.encode("utf-8", "backslashreplace") + b"\n"
-        try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        except OSError:
-            pass  # nobody is left to tell
+    @staticmethod
+    def _write(log: LogFile, severity: int, message: str) -> None:
+        log.write(message.encode("utf-8", "backslashreplace") + b"\n", severity)
 
-    debug = info = warning = error = critical = log = exception = msg
+
+def _within_bounds(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str) and len(value) > _LONGEST_VALUE // 8:
+            event[key] = shorten(value, _LONGEST_VALUE)
+    return event
 
 
 def _in_reading_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -44,23 +56,25 @@ def _in_reading_order(_logger: Any, _method: str, event: MutableMapping[str, Any
     return {**first, **event}
 
 
-def make_logger(*, level: str = "info", format: str = "auto", descriptor: int = 2, **bound: Any) -> Logger:
-    """A logger that writes to ``descriptor``, console style on a terminal and JSON elsewhere (``format="auto"``).
+def make_logger(log: LogFile, *, level: str = "info", format: str = "auto", **bound: Any) -> Logger:
+    """A logger that writes to ``log``, console style on a terminal and JSON elsewhere (``format="auto"``).
 
     ``bound`` stands in every event (the pool's name, for one).
     """
-    console = os.isatty(descriptor) if format == "auto" else format == "console"
+    terminal = os.isatty(log.fileno())
+    console = terminal if format == "auto" else format == "console"
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=os.isatty(descriptor))
+        structlog.dev.ConsoleRenderer(colors=terminal)
         if console
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
     logger: Logger = structlog.wrap_logger(
-        _LineWriter(descriptor),
+        _LineWriter(log),
         processors=[
             structlog.processors.add_log_level,
             # A terminal's reader wants the clock on his wall; a log that is collected, one that has no zone.
             structlog.processors.TimeStamper(fmt="iso", utc=not console),
+            _within_bounds,
             _in_reading_order,
             renderer,
         ],
@@ -69,3 +83,24 @@ def make_logger(*, level: str = "info", format: str = "auto", descriptor: int = 
         cache_logger_on_first_use=False,
     ).bind(**bound)
     return logger
+
+
+def report_losses(log: LogFile, logger: Logger) -> None:
+    """Say how many lines could not be written to ``log``, if any; where that cannot be written either, keep count."""
+    count, problem = log.lost, log.problem
+    if not count:
+        return
+    log.lost = 0
+    logger.warning("log_lines_lost", count=count, log=log.name, error=problem, pid=os.getpid())
+    if log.lost:
+        log.lost = count
+
+
+def watch_losses(log: LogFile, logger: Logger, *, own: bool) -> None:
+    """Report the losses of ``log`` when it works again; when they begin as well, unless it is the logger's ``own``."""
+
+    def begun(log: LogFile) -> None:
+        logger.warning("log_not_writable", log=log.name, error=log.problem, pid=os.getpid())
+
+    log.on_loss = None if own else begun
+    log.on_recovery = partial(report_losses, logger=logger)

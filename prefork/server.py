@@ -10,10 +10,12 @@ import os
 import resource
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import prefork
 from prefork.config.load import from_keywords
@@ -22,12 +24,20 @@ from prefork.errors import ConfigurationError, PreforkError
 from prefork.log import Logger, make_logger
 from prefork.master.holdings import Holdings
 from prefork.master.launch import Launch
+from prefork.master.logs import Logs
 from prefork.master.loop import Master
+from prefork.master.output import Outputs
 from prefork.master.perform import Performer
 from prefork.master.pool import Pool
-from prefork.master.trial import try_import
+from prefork.master.surroundings import surrounded
+from prefork.master.trial import check_places, try_import
+from prefork.system.address import AddressKind
+from prefork.system.daemon import Link, fill_standard_streams, launch, redirect_output
 from prefork.system.identity import Identity, check_readable, resolve, root_warning, set_title
+from prefork.system.limits import ResourceLimits
 from prefork.system.listener import Listener, parse_address
+from prefork.system.logplaces import STANDARD, SYSLOG
+from prefork.system.processes import leave_process
 from prefork.system.scoreboard import slots_for
 from prefork.zygote import Zygote
 
@@ -52,66 +62,120 @@ def serve(app: str | Callable[..., Any] | None = None, **options: Any) -> int:
 def run(config: Config) -> int:
     """Serve what ``config`` asks for until told to stop; returns the exit status.
 
+    In the background (``daemonize``) this process is the launcher: it waits, and returns 0 when every pool serves.
     Raises PreforkError when serving cannot begin.
     """
     if threading.current_thread() is not threading.main_thread():
         raise PreforkError("prefork must run in the main thread: signals arrive nowhere else")
-    logger = make_logger(level=config.log_level, format=config.log_format)
+    fill_standard_streams()
+    if not config.daemonize:
+        return _run(config, None)
+    if config.error_log in STANDARD:
+        raise ConfigurationError(
+            "a server in the background has no terminal to write to: expected error_log to be a path or syslog, "
+            f"found {config.error_log}"
+        )
+    link = launch(_kept(config))
+    return 0 if link is None else _run_in_background(config, link)
+
+
+def _kept(config: Config) -> list[int] | None:
+    """What stays open in the background: inherited listeners; everything, where a program brought its application."""
+    if not all(isinstance(pool.app, str) for pool in config.pools):
+        return None
+    addresses = [parse_address(pool.socket) for pool in config.pools]
+    return [address.descriptor for address in addresses if address.kind is AddressKind.INHERITED]
+
+
+def _run_in_background(config: Config, link: Link) -> NoReturn:
+    """The daemon's whole life: whatever called `run` goes on in the launcher alone."""
+    status = PreforkError.exit_status
+    try:
+        status = _run(config, link)
+    except PreforkError as error:
+        link.failed(error)
+        status = error.exit_status
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the launcher has to learn of it
+        link.failed(error, traceback.format_exc())
+    leave_process(status)
+
+
+def _run(config: Config, link: Link | None) -> int:
+    before = _open_descriptors() - {-1 if link is None else link.fileno()}
+    logs = Logs(config)
+    if link is not None and config.error_log != SYSLOG:
+        redirect_output(logs.error.fileno())
+    logger = make_logger(logs.error, level=config.log_level, format=config.log_format)
     for sentence in config.warnings:
         logger.warning("configuration_warning", message=sentence)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    before = _open_descriptors()
     identities = [_identity(pool) for pool in config.pools]
     for pool, identity in zip(config.pools, identities, strict=True):
         warning = root_warning(identity)
         if warning is not None:
             logger.warning("running_as_root", pool=pool.name, message=warning)
     listeners: list[Listener] = []
+    stack = ExitStack()
     try:
         for pool in config.pools:
             listeners.append(_claim(pool))  # noqa: PERF401 - those claimed before one that fails must be let go
         _check_inherited(listeners)
         # Two descriptors a worker live in the master; the workers get the limit that we found.
         resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
-        master = Master(logger)
+        logs.begin(config.pools, logger)
+        master = Master(logger, logs)
         for pool, identity, listener in zip(config.pools, identities, listeners, strict=True):
-            launch = Launch(config, pool, identity, _directory(pool), files, _become_zygote(before))
-            master.add(_performer(pool, listener, launch, logger.bind(pool=pool.name), master))
+            how = Launch(config, pool, identity, _directory(pool), files, _become_zygote(before))
+            holdings = Holdings(listener, slots_for(pool.max_children), logs.of(pool.name))
+            master.add(_performer(pool, holdings, how, logger.bind(pool=pool.name), master))
+        stack.enter_context(surrounded(master, config, logger, link))
     except BaseException:
         for listener in listeners:
             listener.close()
+        logs.close()
         raise
     set_title("prefork: master " + " ".join(str(listener) for listener in listeners))
     logger.info("starting", version=prefork.__version__, pid=os.getpid(), pools=[pool.name for pool in config.pools])
     try:
-        return master.run()
+        with stack:
+            return master.run()
+    except PreforkError as error:
+        if link is not None:
+            logger.error("not_started", error=str(error), traceback=getattr(error, "traceback", ""))
+        raise
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        logs.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What `check` found out about one pool: why it would not serve (None: it would), and what is odd about it."""
+    """What `check` found out: about whom ("pool www"), why it would not serve (None: it would), and what is odd."""
 
-    pool: str
+    subject: str
     problem: PreforkError | None
     warnings: tuple[str, ...] = ()
 
 
 def check(config: Config) -> Iterator[Verdict]:
-    """See whether `run` would serve, pool by pool: users, paths, the socket's place, the application's import.
+    """See whether `run` would serve: users, paths, the sockets' places, the applications' import, pool by pool.
 
-    The application is imported as the user it would run as, in a process of its own, and then left alone. A server that
-    serves this very configuration is not disturbed, and is no obstacle. Nothing stays behind.
+    An application is imported as the user it would run as, in a process of its own, and then left alone. A server that
+    serves this very configuration is not disturbed, and is no obstacle. Nothing stays behind. Of the server itself
+    something is said only if there is something to say.
     """
+    try:
+        check_places(config)
+    except PreforkError as problem:
+        yield Verdict("server", problem)
     for pool in config.pools:
         warnings: list[str] = []
         try:
             _check_pool(config, pool, warnings)
         except PreforkError as problem:
-            yield Verdict(pool.name, problem, tuple(warnings))
+            yield Verdict(f"pool {pool.name}", problem, tuple(warnings))
         else:
-            yield Verdict(pool.name, None, tuple(warnings))
+            yield Verdict(f"pool {pool.name}", None, tuple(warnings))
 
 
 def _check_pool(config: Config, pool: PoolConfig, warnings: list[str]) -> None:
@@ -132,6 +196,7 @@ def _check_pool(config: Config, pool: PoolConfig, warnings: list[str]) -> None:
 def _identity(pool: PoolConfig) -> Identity | None:
     """Who the application runs as; raises where that user could not even load it."""
     identity = resolve(pool.user, pool.group)
+    ResourceLimits(pool.rlimit_files, pool.rlimit_core, pool.no_new_privs).check()
     check_readable(identity, sys.executable, "the interpreter")
     check_readable(identity, str(Path(prefork.__file__).parent), "the package prefork")
     check_readable(identity, _directory(pool), "the application's directory")
@@ -163,20 +228,21 @@ def _check_inherited(listeners: list[Listener]) -> None:
                 )
 
 
-def _performer(pool: PoolConfig, listener: Listener, launch: Launch, logger: Logger, master: Master) -> Performer:
-    slots = slots_for(pool.max_children)
+def _performer(pool: PoolConfig, holdings: Holdings, launch: Launch, logger: Logger, master: Master) -> Performer:
     book = Pool(
         pool.name,
         pool.app_name,
         max_children=pool.max_children,
-        slots=slots,
+        slots=holdings.scoreboard.slots,
         boot_timeout=pool.boot_timeout,
         graceful_timeout=pool.graceful_timeout,
-        inherited=listener.inherited,
+        inherited=holdings.listener.inherited,
     )
-    for warning in listener.warnings:
-        logger.warning("socket_warning", socket=str(listener), message=warning)
-    return Performer(book, Holdings(listener, slots), launch, logger, master.watch, master.unwatch)
+    if pool.catch_output:
+        holdings.outputs = Outputs(logger, master.attend, master.dismiss, book.pid_in)
+    for warning in holdings.listener.warnings:
+        logger.warning("socket_warning", socket=str(holdings.listener), message=warning)
+    return Performer(book, holdings, launch, logger, master.watch, master.unwatch)
 
 
 def _directory(pool: PoolConfig) -> str:
@@ -204,7 +270,11 @@ def _become_zygote(before: frozenset[int]) -> Callable[[Mapping[int, int], Any],
     """How the fork of a callable's zygote goes on: with what was open before the server was, and what it is given."""
 
     def become_zygote(gifts: Mapping[int, int], app: Any) -> None:
-        for descriptor in _open_descriptors() - before - frozenset(gifts.values()):
+        for number in (1, 2):
+            if number in gifts:
+                os.dup2(gifts[number], number)
+        kept = {descriptor for place, descriptor in gifts.items() if place > 2}
+        for descriptor in _open_descriptors() - before - kept:
             try:
                 os.close(descriptor)
             except OSError:

@@ -87,7 +87,7 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> NoReturn:
     """Entry point of an exec'ed zygote."""
-    gifts = {}
+    gifts: dict[int, int] = {}
     for place in Place:
         try:
             os.set_inheritable(place, False)
@@ -131,13 +131,14 @@ class Zygote:
         leave_process(status)
 
     def _open_logs(self, settings: Settings) -> None:
-        error = self._gifts.get(Place.ERROR_LOG)
-        self._logs[Place.ERROR_LOG] = open_log("stderr", "error_log") if error is None else adopt(error, settings.error_log)
+        given = self._gifts.get(Place.ERROR_LOG)
+        error = open_log("stderr", "error_log") if given is None else adopt(given, settings.error_log)
+        self._logs[Place.ERROR_LOG] = error
         if settings.catch_output:
             # Each line on its way when it is printed: the reader is a pipe now, which Python would fill first.
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        elif self._logs[Place.ERROR_LOG].is_file:
-            self._logs[Place.ERROR_LOG].followers = (2,)
+        else:
+            error.followers = (1, 2)
         access = self._gifts.get(Place.ACCESS_LOG)
         if access is not None and settings.access_log is not None:
             self._logs[Place.ACCESS_LOG] = adopt(access, settings.access_log)

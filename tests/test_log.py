@@ -17,6 +17,8 @@ import structlog
 
 from harness.processes import environment
 from prefork.log import LEVELS, make_logger
+from prefork.system.logfile import LogFile
+from prefork.system.logplaces import open_log
 
 
 class Box:
@@ -44,7 +46,7 @@ def box() -> Iterator[Box]:
 
 
 def logger(box: Box, **options: Any) -> Any:
-    return make_logger(**{"format": "json", "descriptor": box.writer.fileno(), **options})
+    return make_logger(LogFile(os.dup(box.writer.fileno()), "box"), **{"format": "json", **options})
 
 
 def events(box: Box) -> list[dict[str, Any]]:

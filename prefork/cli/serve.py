@@ -55,14 +55,14 @@ def _check(config: Config) -> int:
         say(f"{_NAME}: warning: {sentence}")
     for verdict in check(config):
         for sentence in verdict.warnings:
-            say(f"{_NAME}: pool {verdict.pool}: warning: {sentence}")
+            say(f"{_NAME}: {verdict.subject}: warning: {sentence}")
         if verdict.problem is None:
-            print(f"pool {verdict.pool}: ok", flush=True)
+            print(f"{verdict.subject}: ok", flush=True)
             continue
         status = ConfigurationError.exit_status
         if isinstance(verdict.problem, ApplicationError) and verdict.problem.traceback:
             say(verdict.problem.traceback.rstrip("\n"))
-        say(f"{_NAME}: pool {verdict.pool}: {verdict.problem}")
+        say(f"{_NAME}: {verdict.subject}: {verdict.problem}")
     return status
 
 

@@ -18,6 +18,7 @@ from prefork.log import Logger
 from prefork.master.deaths import bury
 from prefork.master.hear import hear
 from prefork.master.holdings import Channel
+from prefork.master.logs import Logs
 from prefork.master.perform import Performer
 from prefork.policy import lifecycle, saturation
 from prefork.policy.lifecycle import Command
@@ -35,7 +36,7 @@ _COMMANDS: Final = {
     signal.SIGINT: Command.INT,
 }
 # A signal without a meaning in this version must not end the server by its default action either.
-_REFUSED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+_REFUSED: Final = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
 _CHANGES_THE_PICTURE: Final = (OpenListener, ShutListener, StartZygote)
 """Actions after which the next plan may have more to do at once."""
@@ -44,12 +45,13 @@ _CHANGES_THE_PICTURE: Final = (OpenListener, ShutListener, StartZygote)
 class Master:
     """Supervises pools until they are told to stop."""
 
-    def __init__(self, logger: Logger) -> None:
+    def __init__(self, logger: Logger, logs: Logs | None = None) -> None:
         self.started = time.time()
         self._pools: list[Performer] = []
         self._at_serving: list[Callable[[], None]] = []
         self._at_beat: list[Callable[[float], None]] = []
         self._logger = logger
+        self._logs = logs
         self._selector = selectors.DefaultSelector()
         self._queues = SocketDiagnosis()
         self._phase = Phase.BOOTING
@@ -83,6 +85,17 @@ class Master:
         """Obey a command that did not come as a signal; ``source`` goes into the log."""
         self._step(command, time.monotonic(), **source)
 
+    def reopen_logs(self) -> list[str]:
+        """Open all log files anew, in every process and without restarting one; returns what could not be opened.
+
+        A log that cannot be opened goes on in its old file. When this returns, no worker begins another line in a
+        file that was replaced.
+        """
+        problems = [] if self._logs is None else self._logs.reopen(self._logger)
+        for hands in self._pools:
+            hands.renew_logs()
+        return problems
+
     def attend(self, source: Any, call: Callable[[float], None], events: int = selectors.EVENT_READ) -> None:
         """Call this with the time whenever a descriptor is ready. Once more for the same one: instead of before."""
         try:
@@ -107,7 +120,7 @@ class Master:
 
     def run(self) -> int:
         """Serve until told to stop; returns the exit status. Raises the PreforkError that kept a pool from starting."""
-        wakeup = Wakeup((signal.SIGCHLD, *_COMMANDS, *_REFUSED))
+        wakeup = Wakeup((signal.SIGCHLD, signal.SIGUSR1, *_COMMANDS, *_REFUSED))
         processes.become_subreaper()
         try:
             self._selector.register(wakeup, selectors.EVENT_READ)
@@ -136,6 +149,8 @@ class Master:
                 self._obey(number, now)
             for beat in self._at_beat:
                 beat(now)
+            if self._logs is not None:
+                self._logs.tend(self._logger)
             self._notice(now)
             wake_at = self._plan_and_perform(now)
 
@@ -158,6 +173,8 @@ class Master:
     def _obey(self, number: signal.Signals, now: float) -> None:
         if number in _COMMANDS:
             self._step(_COMMANDS[number], now)
+        elif number == signal.SIGUSR1:
+            self.reopen_logs()
         elif number in _REFUSED:
             self._logger.warning("signal_refused", signal=number.name, message="this version gives it no meaning")
 

@@ -132,6 +132,13 @@ class Pool:
         """The worker was sent SIGTERM."""
         self.workers[slot] = replace(self.workers[slot], terminated=now)
 
+    def pid_in(self, slot: int | None) -> int:
+        """The pid of the worker in a slot, with None the zygote's; 0 where it is not known."""
+        if slot is None:
+            return self.zygote_pid
+        worker = self.workers.get(slot)
+        return worker.pid if worker is not None else 0
+
     def slot_of(self, pid: int) -> int | None:
         """The slot of an adopted worker."""
         return self._slot_of.get(pid)

@@ -1,6 +1,6 @@
-"""An import on trial, for ``--check``: a zygote as a start would make it, which is heard once and sent home.
+"""A start on trial, for ``--check``: the places of files are looked at, and the application is imported.
 
-The same interpreter, user, environment, limits and directory as in earnest, so that what it finds is what a start
+The import is that of a zygote as a start would make it, which is heard once and sent home: the same interpreter, user, environment, limits and directory as in earnest, so that what it finds is what a start
 would find. Nothing is requested from the application, nothing is forked from it, and no byte code is written.
 """
 
@@ -15,20 +15,46 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from prefork.errors import ApplicationError, PreforkError
+from prefork.config.model import Config
+from prefork.errors import AddressInUse, ApplicationError, PreforkError
 from prefork.master.deaths import unexplained
 from prefork.master.holdings import Holdings
 from prefork.master.launch import Launch
 from prefork.system import channel as wire
+from prefork.system import logplaces as logs
+from prefork.system import probe
 from prefork.system.channel import ENDED, Kind, Message
+from prefork.system.pidfile import PidFile
+from prefork.system.place import check_place
 from prefork.system.processes import describe_status
 
-__all__ = ["try_import"]
+__all__ = ["check_places", "try_import"]
 
 _FAREWELL: Final = 2.0
 """Seconds an application may take to end once it is imported: its threads, its exit handlers."""
 
-_QUIETLY: Final[dict[str, Any]] = {"load": True, "fork_anyway": True, "warmup": [], "log_level": "error"}
+_QUIETLY: Final[dict[str, Any]] = {"load": True, "fork_anyway": True, "warmup": [], "log_level": "error"} | {
+    "access_log": None,
+    "catch_output": False,
+}
+
+
+def check_places(config: Config) -> None:
+    """See that the server's own files can be made: logs, pid file, control socket. Makes none of them.
+
+    A server that runs and has them is no obstacle. Raises `ConfigurationError` or `PermissionProblem`.
+    """
+    logs.look_at(config.error_log, "error_log")
+    for pool in config.pools:
+        if pool.access_log is not None:
+            logs.look_at(pool.access_log, f"access_log of pool {pool.name}:")
+    if config.pid_file is not None:
+        with suppress(AddressInUse):
+            PidFile(config.pid_file).check()
+    if config.control_socket not in (None, "off"):
+        path = os.path.join(os.getcwd(), str(config.control_socket))
+        check_place(path)
+        probe.look_at(path)
 
 
 def try_import(launch: Launch, holdings: Holdings) -> None:

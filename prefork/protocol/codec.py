@@ -17,7 +17,7 @@ from typing import Final
 
 from prefork.protocol.request import Request
 
-__all__ = ["ABORTED", "BODY", "END_OF_BODY", "NEED_DATA", "REFUSED", "REQUEST", "Codec", "HeadLimits"]
+__all__ = ["ABORTED", "BODY", "END_OF_BODY", "NEED_DATA", "REFUSED", "REQUEST", "Codec", "HeadLimits", "plain_text"]
 
 # Events. Plain integers: compiled code compares them in one instruction.
 NEED_DATA: Final = 0  # nothing more in what was received so far
@@ -112,7 +112,12 @@ class Codec(ABC):
     def encode_plain(self, status: int, has_body: bool) -> list[bytes | memoryview]:
         """A whole response of our own: the status and its name, no details."""
         reason = HTTPStatus(status).phrase
-        text = f"{status} {reason}\n".encode()
+        text = plain_text(status)
         fields = f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
         head = self.encode_head(f"{status} {reason}", fields, len(text), has_body)
         return self.encode(head, [text], len(text), True) if has_body else self.encode(head, [], 0, True)
+
+
+def plain_text(status: int) -> bytes:
+    """The body of a response of our own."""
+    return f"{status} {HTTPStatus(status).phrase}\n".encode()

@@ -53,6 +53,7 @@ class Kind(IntEnum):
     FORK = 2  # to a zygote: make a worker for this slot; carries the worker's end of its channel
     LISTEN = 3  # to a worker that is ready: the descriptor to accept on
     LEAVE = 4  # to a worker that has no listener yet, or to a zygote: end in order
+    LOGS = 5  # to all: logs that were opened anew, by the names in the body; carries their descriptors
 
     # up
     READY = 16  # from a zygote or worker: the application is loaded
@@ -69,6 +70,8 @@ class Place(IntEnum):
     CONTROL = 5
     DOORBELL = 6
     STACKS = 7
+    ERROR_LOG = 8
+    ACCESS_LOG = 9  # where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +117,13 @@ def send(
     channel.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
 
 
-def receive_order(channel: socket.socket) -> Order | None:
-    """Wait for the next message from above; None when the master is gone."""
-    data, ancillary, _, _ = channel.recvmsg(_LARGEST_MESSAGE, _ROOM_FOR_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+def receive_order(channel: socket.socket, *, wait: bool = True) -> Order | None:
+    """The next message from above; None when the master is gone.
+
+    Waits for one, or with ``wait=False`` raises BlockingIOError where there is none.
+    """
+    flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+    data, ancillary, _, _ = channel.recvmsg(_LARGEST_MESSAGE, _ROOM_FOR_DESCRIPTORS, flags)
     if not data:
         return None
     descriptors = array.array("i")

@@ -19,7 +19,7 @@ from typing import Final
 from prefork.errors import ConfigurationError, PermissionProblem, PreforkError
 from prefork.system.logfile import LogFile, far_up
 
-__all__ = ["STANDARD", "SYSLOG", "SYSLOG_SOCKET", "adopt", "open_anew", "open_log"]
+__all__ = ["STANDARD", "SYSLOG", "SYSLOG_SOCKET", "adopt", "look_at", "open_anew", "open_log"]
 
 STANDARD: Final = {"stderr": 2, "-": 1}
 SYSLOG: Final = "syslog"
@@ -35,18 +35,40 @@ def open_log(place: str, option: str) -> LogFile:
     ``option`` is who asks for it, for the messages. Raises `ConfigurationError` or `PermissionProblem`.
     """
     if place in STANDARD:
-        return LogFile(_open_standard(STANDARD[place]), "stdout" if place == "-" else place)
+        return LogFile(_open_standard(STANDARD[place]), _name(place))
     if place == SYSLOG:
         return LogFile(_connect(SYSLOG_SOCKET, option), SYSLOG, syslog=SYSLOG_SOCKET)
     path = os.path.abspath(place)
-    return LogFile(open_anew(path, option), path, path)
+    return LogFile(open_anew(path, option), _name(place), path)
 
 
-def adopt(descriptor: int, name: str) -> LogFile:
+def look_at(place: str, option: str) -> None:
+    """See that `open_log` would open this, without making anything. Raises as it does."""
+    if place in STANDARD:
+        return
+    if place == SYSLOG:
+        os.close(_connect(SYSLOG_SOCKET, option))
+        return
+    path = os.path.abspath(place)
+    if os.path.exists(path):
+        os.close(open_anew(path, option))
+        return
+    directory = os.path.dirname(path)
+    if os.path.islink(path) or not os.path.isdir(directory):
+        raise _explain(path, option, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        raise _explain(path, option, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def adopt(descriptor: int, place: str) -> LogFile:
     """A log that was opened by the master, under a number where the application will not meet it."""
-    log = LogFile(far_up(descriptor), name, syslog=SYSLOG_SOCKET if name == SYSLOG else "")
+    log = LogFile(far_up(descriptor), _name(place), syslog=SYSLOG_SOCKET if place == SYSLOG else "")
     os.close(descriptor)
     return log
+
+
+def _name(place: str) -> str:
+    return "stdout" if place == "-" else place
 
 
 def open_anew(path: str, option: str) -> int:

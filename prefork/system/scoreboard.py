@@ -11,7 +11,8 @@ other way: written by the master, read by workers once per request. Neither has 
 * Counters outlive the worker that wrote them: the next one in the slot goes on counting.
 
 Layout of the scoreboard: the state bytes of all slots side by side (so that "is anyone idle?" is one ``find``),
-then one record a slot. Layout of the control page: the doorbell byte, then the retire byte of every slot.
+then one record a slot. Layout of the control page: the doorbell byte, the log epoch, later the retire byte of every
+slot.
 """
 
 from __future__ import annotations
@@ -130,6 +131,10 @@ class ControlPage:
         """Ask the worker that takes the last idle slot to ring. Arm first, then look: a hint, not a promise."""
         self._page[0] = armed
 
+    def renew_logs(self) -> None:
+        """Tell all workers that logs were opened anew, after the descriptors were sent to them."""
+        self._page[1] = (self._page[1] + 1) % 256
+
     def retire(self, slot: int, retire: bool) -> None:
         """Tell the worker in a slot to leave before its next accept(2), or clear that for the next worker."""
         self._page[_CONTROL_HEADER + slot] = retire
@@ -168,6 +173,11 @@ class Slot:
     def retire(self) -> bool:
         """Whether the master wants this worker to leave before its next accept(2)."""
         return self._control[_CONTROL_HEADER + self.number] != 0
+
+    @property
+    def log_epoch(self) -> int:
+        """Changes whenever logs were opened anew."""
+        return self._control[1]
 
     @property
     def requests(self) -> int:

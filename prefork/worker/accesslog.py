@@ -57,7 +57,7 @@ def _readable(text: str) -> str:
 
 
 @final
-class Entry:
+class _Entry:
     """What is known of one request at its end; one object for all requests of a worker."""
 
     environ: dict[str, Any]
@@ -108,6 +108,12 @@ class Entry:
         return self._shown
 
 
+def _variable_of(header: str) -> str:
+    """Where CGI puts a request's header (RFC 3875 section 4.1.18)."""
+    name = header.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + name
+
+
 def _odd(value: Any) -> str:
     try:
         return str(value)
@@ -116,21 +122,16 @@ def _odd(value: Any) -> str:
 
 
 # Every token, by what the format calls it: the entry and the token's argument in, text out; "" where it is not known.
-Getter = Callable[[Entry, str], str]
+_Getter = Callable[[_Entry, str], str]
 
 
-def _request_line(entry: Entry, _argument: str) -> str:
+def _request_line(entry: _Entry, _argument: str) -> str:
     if not entry.method:
         return ""
     return f"{entry.method} {entry.uri} {entry.variable('SERVER_PROTOCOL')}"
 
 
-def _request_header(entry: Entry, argument: str) -> str:
-    name = argument.upper().replace("-", "_")
-    return entry.variable(name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + name)
-
-
-def _response_header(entry: Entry, argument: str) -> str:
+def _response_header(entry: _Entry, argument: str) -> str:
     wanted = argument.lower()
     values = []
     for line in entry.fields.split("\r\n"):
@@ -140,50 +141,50 @@ def _response_header(entry: Entry, argument: str) -> str:
     return ", ".join(values)
 
 
-def _duration(entry: Entry, argument: str) -> str:
+def _duration(entry: _Entry, argument: str) -> str:
     if argument == "micro":
         return str(int(entry.seconds * 1e6))
     return f"{entry.seconds * 1e3:.3f}" if argument == "milli" else f"{entry.seconds:.3f}"
 
 
-def _whole_seconds(entry: Entry, argument: str) -> str:
+def _whole_seconds(entry: _Entry, argument: str) -> str:
     factor = {"seconds": 1.0, "milli": 1e3}.get(argument, 1e6)
     return str(int(entry.seconds * factor))
 
 
-def _begun(entry: Entry, argument: str) -> str:
+def _begun(entry: _Entry, argument: str) -> str:
     return time.strftime(argument, time.localtime(entry.began)) if argument else entry.begun()
 
 
-def _begun_bracketed(entry: Entry, argument: str) -> str:
+def _begun_bracketed(entry: _Entry, argument: str) -> str:
     return _begun(entry, argument) if argument else f"[{entry.begun()}]"
 
 
-def _written(entry: Entry, argument: str) -> str:
+def _written(entry: _Entry, argument: str) -> str:
     return time.strftime(argument or "%d/%b/%Y:%H:%M:%S %z", time.localtime(entry.began + entry.seconds))
 
 
-def _cpu(entry: Entry, argument: str) -> str:
+def _cpu(entry: _Entry, argument: str) -> str:
     """Percent of the request's duration, as php-fpm counts it."""
     used = (entry.cpu_user if argument != "system" else 0.0) + (entry.cpu_system if argument != "user" else 0.0)
     return f"{100.0 * used / entry.seconds:.2f}" if entry.seconds > 0.0 else "0.00"
 
 
-def _memory(_entry: Entry, argument: str) -> str:
+def _memory(_entry: _Entry, argument: str) -> str:
     """The most memory that this worker ever had (ru_maxrss): no system counts it by request."""
     return str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // int(argument))
 
 
-def _query(entry: Entry, _argument: str) -> str:
+def _query(entry: _Entry, _argument: str) -> str:
     return entry.uri.partition("?")[2]
 
 
-def _question_and_query(entry: Entry, _argument: str) -> str:
+def _question_and_query(entry: _Entry, _argument: str) -> str:
     _, mark, query = entry.uri.partition("?")
     return mark + query
 
 
-_CLIENTS: Final[dict[str, Getter]] = {
+_CLIENTS: Final[dict[str, _Getter]] = {
     "remote_addr": lambda entry, _: entry.variable("REMOTE_ADDR"),
     "user": lambda entry, _: entry.variable("REMOTE_USER"),
     "request_line": _request_line,
@@ -196,10 +197,10 @@ _CLIENTS: Final[dict[str, Getter]] = {
     "server_port": lambda entry, _: entry.variable("SERVER_PORT"),
     "script": lambda entry, _: entry.variable("SCRIPT_FILENAME"),
     "variable": lambda entry, argument: entry.variable(argument),
-    "request_header": _request_header,
+    "request_header": lambda entry, argument: entry.variable(argument),
     "response_header": _response_header,
 }
-_OURS: Final[dict[str, Getter]] = {
+_OURS: Final[dict[str, _Getter]] = {
     "status": lambda entry, _: str(entry.status),
     "bytes": lambda entry, _: str(entry.sent),
     "bytes_or_nothing": lambda entry, _: str(entry.sent) if entry.sent else "",
@@ -243,12 +244,12 @@ class AccessLog:
     ) -> None:
         self.log = log
         self._suppress = frozenset(suppress)
-        self._entry = Entry(pool, slot, parent)
+        self._entry = _Entry(pool, slot, parent)
         self._json = format.json
         self._measures = any(piece.what == "cpu" for piece in format.pieces)
         self._before: Any = None
         self._template = ""
-        self._getters: list[tuple[Getter, str, str, bool]] = []
+        self._getters: list[tuple[_Getter, str, str, bool]] = []
         for piece in format.pieces:
             if piece.what == "literal":
                 self._template += piece.argument.replace("%", "%%")
@@ -257,7 +258,8 @@ class AccessLog:
             client = _CLIENTS.get(piece.what)
             getter = _OURS[piece.what] if client is None else client
             empty = "" if piece.what in _MAY_BE_EMPTY else "-"
-            self._getters.append((getter, piece.argument, empty, client is not None))
+            argument = _variable_of(piece.argument) if piece.what == "request_header" else piece.argument
+            self._getters.append((getter, argument, empty, client is not None))
         self._template += "\n"
         self._head = f'"event": "access", "pool": {_quote(pool)}, "slot": {slot}, "pid": {self._entry.pid}'
         self._environ: dict[str, Any] = {}
@@ -306,14 +308,14 @@ class AccessLog:
             return False
         return request.method in ("GET", "HEAD") and request.content_length <= 0
 
-    def _measure(self, entry: Entry) -> None:
+    def _measure(self, entry: _Entry) -> None:
         before: Any = self._before
         now: Any = resource.getrusage(resource.RUSAGE_SELF)
         entry.cpu_user = 0.0 if before is None else now.ru_utime - before.ru_utime
         entry.cpu_system = 0.0 if before is None else now.ru_stime - before.ru_stime
         self._before = None
 
-    def _line(self, entry: Entry) -> str:
+    def _line(self, entry: _Entry) -> str:
         values: list[str] = []
         foreign = ""
         for getter, argument, empty, is_client in self._getters:
@@ -329,7 +331,7 @@ class AccessLog:
             ]
         return self._template % tuple(values)
 
-    def _json_line(self, entry: Entry) -> str:
+    def _json_line(self, entry: _Entry) -> str:
         texts = []
         for key, what, argument in _JSON_TEXTS:
             if not what:

@@ -15,6 +15,7 @@ The usual request costs accept(2), recv(2), send(2), close(2) and no other syste
 from __future__ import annotations
 
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -25,9 +26,10 @@ from prefork import hooks
 from prefork.errors import ClientDisconnected, ProtocolError
 from prefork.policy.model import FINISHING, READING, RUNNING
 from prefork.protocol import codec, detect, fastcgi, http1
-from prefork.protocol.codec import Codec, HeadLimits
+from prefork.protocol.codec import Codec, HeadLimits, plain_text
 from prefork.protocol.request import Request
 from prefork.system.scoreboard import Slot
+from prefork.worker.accesslog import AccessLog
 from prefork.worker.clock import HttpDate
 from prefork.worker.connection import Connection, Peer
 from prefork.worker.door import Door
@@ -39,6 +41,12 @@ __all__ = ["CLOSE_SECONDS", "Exchange", "Limits"]
 
 # How long a peer that keeps connections may take to close this one after its answer (nginx: 78 microseconds).
 CLOSE_SECONDS: Final = 0.2
+
+# What nginx's log calls a client that left before it was answered.
+_CLIENT_LEFT: Final = 499
+
+# An id that somebody else gave the request: what proxies and tracers make theirs of, and nothing that needs quoting.
+_GIVEN_ID: Final = re.compile(r"[0-9A-Za-z._~+/=:@-]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class Exchange:
         *,
         multiprocess: bool,
         door: Door | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
         self.leave = False
         self._application = application
@@ -74,6 +83,8 @@ class Exchange:
         self._logger = logger
         self._limits = limits
         self._door = Door() if door is None else door
+        self._access_log = access_log
+        self._began = 0.0  # when the connection, then its request came; monotonic
         self._refused = 0  # connections from addresses that may not connect
         self._date = HttpDate().now
         self._head_limits = HeadLimits(limits.max_header_size, limits.max_header_count, limits.max_connections)
@@ -160,6 +171,8 @@ class Exchange:
             self._logger.warning("address_refused", address=str(address[0]), refused=self._refused)
 
     def _converse(self, connection: Connection, address: Any) -> None:
+        if self._access_log is not None:
+            self._began = time.monotonic()
         connection.allow(self._limits.header_timeout)
         data = connection.receive()
         if not data:
@@ -192,6 +205,8 @@ class Exchange:
         if refusal.answer:
             connection.send([refusal.answer], len(refusal.answer))
             connection.swallow()
+        if self._access_log is not None:
+            self._access_log.record(None, 400, 0, self._began, "")
 
     def _read_head(self, connection: Connection, reader: Codec) -> Request | None:
         """The next request; None when there will be none."""
@@ -222,14 +237,19 @@ class Exchange:
         if reader.answerable:
             _send_plain(connection, reader, status)
             connection.swallow()
+        if self._access_log is not None:
+            self._access_log.record(None, status, len(plain_text(status)) if reader.answerable else 0, self._began, "")
         return None
 
     def _answer(self, connection: Connection, reader: Codec, request: Request) -> bool:
         """Answer one request; whether the peer may send another on this connection."""
-        self._slot.begin(RUNNING, request.method, request.uri, time.monotonic())
-        self._count += 1
-        request_id = self._id_prefix + str(self._count)
+        began = time.monotonic()
+        self._slot.begin(RUNNING, request.method, request.uri, began)
+        request_id = self._identify(request)
         self._errors.begin(request_id)
+        if self._access_log is not None:
+            self._began = began
+            self._access_log.begin()
         transfer = Transfer(connection, reader, self._errors, self._body_limits, request.content_length)
         if request.content_length > self._body_limits.max_size >= 0:
             self._logger.warning(
@@ -240,6 +260,9 @@ class Exchange:
                 request_id=request_id,
             )
             _send_plain(connection, reader, 413, with_body=request.method != "HEAD")
+            if self._access_log is not None:
+                transfer.own_status = 413
+                self._log_access(self._access_log, Response(transfer, request.method), transfer, request, request_id)
             transfer.drain()
             return False
         self._run(transfer, request, request_id)
@@ -253,6 +276,28 @@ class Exchange:
             self._slot.enter(FINISHING)
         transfer.drain()
         return False
+
+    def _identify(self, request: Request) -> str:
+        """The request's id: the proxy's (a parameter of its own, else the header that came through it), or ours."""
+        environ = request.environ
+        given: Any = environ.get("REQUEST_ID") or environ.get("HTTP_X_REQUEST_ID")
+        if given and _GIVEN_ID.fullmatch(given) is not None:
+            found: str = given
+            return found
+        self._count += 1
+        return self._id_prefix + str(self._count)
+
+    def _log_access(
+        self, log: AccessLog, response: Response, transfer: Transfer, request: Request, request_id: str
+    ) -> None:
+        """The line of an answered request; how it was answered is told by the response, or by what became of it."""
+        status, sent, fields = response.status, response.sent, response.fields
+        if transfer.own_status:
+            status, fields = transfer.own_status, ""
+            sent = 0 if request.method == "HEAD" else len(plain_text(status))
+        elif not transfer.started:
+            status, sent, fields = _CLIENT_LEFT, 0, ""
+        log.record(request, status, sent, self._began, request_id, fields)
 
     def _run(self, transfer: Transfer, request: Request, request_id: str) -> None:
         """Run the application and send what it answers, or what its failure makes of the answer."""
@@ -275,6 +320,8 @@ class Exchange:
             self._failed(error, transfer, request, request_id)
         body.finish()
         self._errors.flush()
+        if self._access_log is not None:
+            self._log_access(self._access_log, response, transfer, request, request_id)
         if response.complaint:
             self._logger.warning(
                 "response_length",

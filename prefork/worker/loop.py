@@ -28,12 +28,14 @@ from typing import Any, Final
 from prefork.errors import ApplicationError
 from prefork.policy.model import IDLE, READING, RETIRING, STARTING
 from prefork.system import channel
-from prefork.system.channel import Kind, Place
+from prefork.system.channel import Kind, Order, Place
+from prefork.system.logfile import LogFile
 from prefork.system.processes import RETIRE_SIGNAL, die_with_parent, leave_process
 from prefork.system.scoreboard import Slot
 from prefork.system.stacks import watched_import
 from prefork.worker import application as loader
 from prefork.worker.exchange import Exchange, Limits
+from prefork.worker.logs import AccessSettings, WorkerLogs, take_logs
 
 __all__ = ["Birth", "Worker", "live"]
 
@@ -60,6 +62,8 @@ class Birth:
     boot_timeout: float
     limits: Limits
     multiprocess: bool
+    logs: Mapping[Place, LogFile]
+    access: AccessSettings
 
 
 def live(birth: Birth, application: Any, logger: Any) -> None:
@@ -95,6 +99,7 @@ class Worker:
         # Mapped, and each mapping keeps a descriptor of its own.
         os.close(birth.gifts[Place.SCOREBOARD])
         os.close(birth.gifts[Place.CONTROL])
+        self._logs = WorkerLogs(birth.logs, self._channel, self.slot)
         self._deaf = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener: socket.socket | None = None
         self._exchange: Exchange | None = None
@@ -103,21 +108,35 @@ class Worker:
     def run(self) -> int:
         """Serve until told to leave; returns the exit status."""
         self.slot.enter(STARTING)
+        self._logs.begin(self._logger)
         signal.signal(RETIRE_SIGNAL, self._look_at_retire_flag)
         os.register_at_fork(after_in_child=self._forget)
         channel.send(self._channel, Kind.HELLO)
         if self._application is None and not self._load():
             return ApplicationError.exit_status
         channel.send(self._channel, Kind.READY)
-        order = channel.receive_order(self._channel)
+        order = self._next_order()
         if order is None or order.kind is not Kind.LISTEN:
             return 0
         self._listener = socket.socket(fileno=order.descriptors[0])
         self._listener.settimeout(None)
+        self._logs.watch()
         self._exchange = Exchange(
-            self._application, self.slot, self._logger, self._birth.limits, multiprocess=self._birth.multiprocess
+            self._application,
+            self.slot,
+            self._logger,
+            self._birth.limits,
+            multiprocess=self._birth.multiprocess,
+            access_log=self._logs.access_log(self._birth.access, self._birth.master),
         )
         return self._accept(self._listener, self._exchange)
+
+    def _next_order(self) -> Order | None:
+        while True:
+            order = channel.receive_order(self._channel)
+            if order is None or order.kind is not Kind.LOGS:
+                return order
+            take_logs(order, self._birth.logs)
 
     def _load(self) -> bool:
         try:
@@ -145,6 +164,9 @@ class Worker:
             if self._is_copy:
                 # The application forked, and its child came back out of the application as if it were the worker.
                 os._exit(0)
+            if self._logs.troubled and not self._logs.may_stay():
+                self._logger.error("log_closed", message="the application closed it; the worker leaves and is replaced")
+                break
         return 0
 
     def _is_over(self, error: OSError, listener: int) -> bool:
@@ -165,7 +187,10 @@ class Worker:
         return True
 
     def _look_at_retire_flag(self, _number: int, _frame: FrameType | None) -> None:
-        if self._listener is not None and self.slot.retire:
+        if self._listener is None:
+            return
+        self._logs.look()
+        if self.slot.retire:
             os.dup2(self._deaf.fileno(), self._listener.fileno(), inheritable=False)
 
     def _forget(self) -> None:
@@ -181,6 +206,7 @@ class Worker:
         for held in (self._channel, self._deaf, self._listener):
             if held is not None:
                 held.close()
+        self._logs.forget()
         self.slot.forget()
         for place in (Place.DOORBELL, Place.STACKS):
             with contextlib.suppress(OSError):

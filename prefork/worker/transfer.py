@@ -44,6 +44,7 @@ class Transfer:
     gone: bool = False
     interrupted: bool = False  # the application was told of a client that left or was cut off
     refusal: int = 0
+    own_status: int = 0  # of a response of our own, if that was the answer
     surplus: int = 0  # bytes of body beyond CONTENT_LENGTH, cut off
     _received: int = 0
     _malformed: bool = False
@@ -144,6 +145,7 @@ class Transfer:
 
     def send_plain(self, status: int, has_body: bool) -> None:
         """Send a whole response of our own."""
+        self.own_status = status
         buffers = self._reader.encode_plain(status, has_body)
         self._send_buffers(buffers, sum(map(len, buffers)), True)
 

@@ -48,6 +48,21 @@ class Response:
         self._transfer = transfer
         self._is_head = method == "HEAD"
 
+    @property
+    def status(self) -> int:
+        """The number that the application answered with; 0 if it did not."""
+        return int(self._status[:3]) if self._status else 0
+
+    @property
+    def fields(self) -> str:
+        """The header lines of the response."""
+        return self._fields
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the response's body that were sent."""
+        return self._sent
+
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333's ``start_response``; the headers are taken as they are now."""
         if exc_info:

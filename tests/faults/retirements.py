@@ -31,6 +31,7 @@ from prefork.master.pool import Pool
 from prefork.policy.model import IDLE, Fork, Listen, Retire, SignalRetired, StartZygote, Worker
 from prefork.system import processes
 from prefork.system.listener import Listener, parse_address
+from prefork.system.logplaces import open_log
 from prefork.system.scoreboard import slots_for
 
 _WORKERS = 3
@@ -52,9 +53,8 @@ class Bench:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)
         launch = Launch(Config(pools=(pool,)), pool, None, os.getcwd(), files, lambda _gifts, _app: None)
         self.selector = selectors.DefaultSelector()
-        self.hands = Performer(
-            book, Holdings(listener, slots), launch, make_logger(level="warning"), self._watch, self._unwatch
-        )
+        logger = make_logger(open_log("stderr", "error_log"), level="warning")
+        self.hands = Performer(book, Holdings(listener, slots), launch, logger, self._watch, self._unwatch)
         listener.open()
 
     def _watch(self, _hands: Performer, channel: Channel) -> None:

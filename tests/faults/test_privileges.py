@@ -68,6 +68,7 @@ def test_a_worker_holds_what_it_uses_and_nothing_else(folder: Path) -> None:
                     "/memfd:prefork-scoreboard",
                     "/memfd:prefork-stacks",
                     "anon_inode:[eventfd]",  # the doorbell
+                    "pipe",  # the log: what standard error is, non-blocking for us alone
                     "socket",  # the listener
                     "socket",  # the channel to the master
                     "socket",  # one that listens to nothing, to retire with

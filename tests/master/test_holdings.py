@@ -71,7 +71,7 @@ def test_a_zygote_is_given_what_it_expects() -> None:
         gifts = hands.holdings.gifts(42)
         names = {Place(place).name: os.readlink(f"/proc/self/fd/{gift}") for place, gift in gifts.items() if gift != 42}
         assert gifts[Place.CHANNEL] == 42
-        assert set(gifts) == set(Place)
+        assert set(gifts) == set(Place) - {Place.ERROR_LOG, Place.ACCESS_LOG}  # logs only where there are some
         assert names == {
             "SCOREBOARD": "/memfd:prefork-scoreboard (deleted)",
             "CONTROL": "/memfd:prefork-control (deleted)",

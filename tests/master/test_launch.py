@@ -71,6 +71,10 @@ def test_settings_are_those_of_the_pool() -> None:
         max_header_size=1,
         max_header_count=2,
         max_body_size=3,
+        access_log="-",
+        access_log_format="json",
+        access_log_suppress=("/ping",),
+        catch_output=True,
     )
     deadline = told.pop("boot_deadline")
     assert 0 < deadline - time.monotonic() <= 9
@@ -89,6 +93,11 @@ def test_settings_are_those_of_the_pool() -> None:
         "max_children": 3,
         "log_level": "debug",
         "log_format": "auto",
+        "error_log": "stderr",
+        "access_log": "-",
+        "access_log_format": "json",
+        "access_log_suppress": ["/ping"],
+        "catch_output": True,
         "max_header_size": 1,
         "max_header_count": 2,
         "max_body_size": 3,
@@ -159,7 +168,7 @@ def started(directory: Path, app: str) -> Iterator[tuple[int, socket.socket]]:
     """A zygote that was told its settings: its pid, and our end of its channel."""
     above, below = open_pair()
     above.setblocking(True)
-    gifts = {int(place): below.fileno() for place in channel.Place}
+    gifts = {int(place): below.fileno() for place in channel.Place if place is not channel.Place.ACCESS_LOG}
     launch = replace(launch_of(app=app, env={"PYTHONPATH": ""}), directory=str(directory))
     with above:
         with below:
@@ -175,8 +184,9 @@ def test_a_named_application_gets_a_fresh_interpreter(tmp_path: Path) -> None:
         message = channel.receive_report(above)
         assert message is not None
         assert (message.kind, message.pid, message.body) == (Kind.READY, pid, {"loaded": True, "unfit": []})
-        held = sorted(int(entry) for entry in os.listdir(f"/proc/{pid}/fd"))
-        assert held == [0, 1, 2, *channel.Place]
+        *held, log = sorted(int(entry) for entry in os.listdir(f"/proc/{pid}/fd"))
+        assert held == [0, 1, 2, *range(channel.Place.CHANNEL, channel.Place.ERROR_LOG)]
+        assert log > 100  # out of the way
         channel.send(above, Kind.LEAVE)
         assert os.waitpid(pid, 0) == (pid, 0)
 

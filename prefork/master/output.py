@@ -1,0 +1,130 @@
+"""What the application prints, as log events: pipes in the place of standard output and error (``catch_output``).
+
+Each process has its own two, so it is known who spoke without believing anybody. The pipes are read in the master's
+loop, a piece at a time; one that is full makes whoever prints into it wait for the master, never the master for it.
+A pipe stays open until the last process that holds it is gone: a program that a worker started may speak after it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from prefork.log import Logger
+
+__all__ = ["Outputs"]
+
+_AT_ONCE: Final = 16_384
+"""Read from one pipe before the others get their turn."""
+
+_LONGEST_LINE: Final = 8_192
+"""What is longer becomes several events: bytes of a line kept while its end has not come."""
+
+_MOST_PIPES: Final = 1_024
+"""Beyond this the oldest is closed: programs that workers leave behind must not use up the master's descriptors."""
+
+
+class _Pipe:
+    """One stream of one process."""
+
+    def __init__(self, stream: str, slot: int | None) -> None:
+        self.stream = stream
+        self.slot = slot
+        self.pid = 0
+        self.end, self.to_give = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.end, False)  # this end's description is ours alone
+        self.rest = b""
+
+
+class Outputs:
+    """The pipes of one pool."""
+
+    def __init__(
+        self,
+        logger: Logger,
+        attend: Callable[[Any, Callable[[float], None]], None],
+        dismiss: Callable[[Any], None],
+        pid_in: Callable[[int | None], int],
+    ) -> None:
+        self._logger = logger
+        self._attend = attend
+        self._dismiss = dismiss
+        self._pid_in = pid_in  # the pid in a slot, or with None the zygote's; 0 while it is not known
+        self._pipes: list[_Pipe] = []
+
+    def open(self, slot: int | None) -> tuple[int, int]:
+        """New pipes for the process in a slot (None: the zygote): the ends to give away, standard output's first.
+
+        The caller closes them when they are given. Raises OSError.
+        """
+        made: list[_Pipe] = []
+        try:
+            made = [_Pipe("stdout", slot)]
+            made.append(_Pipe("stderr", slot))
+        except OSError:
+            for pipe in made:
+                os.close(pipe.end)
+                os.close(pipe.to_give)
+            raise
+        for pipe in self._pipes:
+            if pipe.slot == slot:
+                self._identify(pipe)
+                pipe.slot = -1 if slot is None else slot  # from before: whoever comes now is not its process
+        for pipe in made:
+            self._pipes.append(pipe)
+            self._attend(pipe.end, partial(self._attended, pipe))
+        while len(self._pipes) > _MOST_PIPES:
+            self._close(self._pipes[0])
+        return made[0].to_give, made[1].to_give
+
+    def _identify(self, pipe: _Pipe) -> None:
+        if not pipe.pid:
+            pipe.pid = self._pid_in(pipe.slot)
+
+    def _attended(self, pipe: _Pipe, _now: float) -> None:
+        self._read(pipe)
+
+    def _read(self, pipe: _Pipe) -> bool:
+        """Read a piece; False when there is none now."""
+        try:
+            data = os.read(pipe.end, _AT_ONCE)
+        except BlockingIOError:
+            return False
+        self._identify(pipe)
+        if not data:
+            self._close(pipe)
+            return False
+        *lines, rest = (pipe.rest + data).split(b"\n")
+        for line in lines:
+            self._say(pipe, line)
+        while len(rest) > _LONGEST_LINE:
+            self._say(pipe, rest[:_LONGEST_LINE])
+            rest = rest[_LONGEST_LINE:]
+        pipe.rest = rest
+        return True
+
+    def _say(self, pipe: _Pipe, line: bytes) -> None:
+        text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
+        for start in range(0, len(text), _LONGEST_LINE):
+            report = self._logger.warning if pipe.stream == "stderr" else self._logger.info
+            facts: dict[str, Any] = {"stream": pipe.stream, "pid": pipe.pid or None}
+            if pipe.slot is not None and pipe.slot >= 0:
+                facts["slot"] = pipe.slot
+            report("output", message=text[start : start + _LONGEST_LINE], **facts)
+
+    def _close(self, pipe: _Pipe) -> None:
+        if pipe.rest:
+            self._say(pipe, pipe.rest)
+        self._pipes.remove(pipe)
+        self._dismiss(pipe.end)
+        os.close(pipe.end)
+
+    def close(self) -> None:
+        """Log what has been printed so far, and let go of everything."""
+        for pipe in list(self._pipes):
+            while pipe in self._pipes and self._read(pipe):
+                pass
+            if pipe in self._pipes:
+                self._close(pipe)
