@@ -126,7 +126,7 @@ class Zygote:
             self._serve_forks(settings, application, logger)
         except ApplicationError as error:
             body = {"message": channel.shorten(str(error)), "traceback": channel.shorten(error.traceback)}
-            channel.send(self._channel, Kind.FAILED, body)
+            self._tell(Kind.FAILED, body)
             status = error.exit_status
         leave_process(status)
 
@@ -163,7 +163,7 @@ class Zygote:
         gc.collect()
         # What was loaded so far is not looked at by the collector again, so its pages stay shared.
         gc.freeze()
-        channel.send(self._channel, Kind.READY, {"loaded": application is not None, "unfit": unfit})
+        self._tell(Kind.READY, {"loaded": application is not None, "unfit": unfit})
         return application
 
     def _load(self, settings: Settings, logger: Logger) -> Any:
@@ -172,6 +172,12 @@ class Zygote:
             for path in settings.warmup:
                 _warm_up(application, path, logger)
         return application
+
+    def _tell(self, kind: Kind, body: dict[str, Any]) -> None:
+        try:
+            channel.send(self._channel, kind, body)
+        except OSError:
+            leave_process(0)  # the master is gone, or listens to this zygote no longer
 
     def _serve_forks(self, settings: Settings, application: Any, logger: Logger) -> None:
         while True:
@@ -190,7 +196,7 @@ class Zygote:
         except OSError as error:
             for descriptor in order.descriptors:
                 os.close(descriptor)
-            channel.send(self._channel, Kind.NOT_FORKED, {"slot": slot, "error": error.strerror})
+            self._tell(Kind.NOT_FORKED, {"slot": slot, "error": error.strerror})
             return
         if in_worker:
             self._channel.close()

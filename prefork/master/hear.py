@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from prefork.errors import ApplicationError
+from prefork.errors import ApplicationError, PreforkError
 from prefork.master.holdings import Channel
 from prefork.master.perform import Performer
 from prefork.policy.model import KillZygote, ZygoteState
@@ -140,3 +140,8 @@ def _ended(hands: Performer, channel: Channel) -> None:
         hands.pool.not_forked(channel.slot)
         hands.holdings.free_slot(channel.slot)
         hands.logger.warning("worker_not_started", slot=channel.slot)
+        if not hands.pool.open and hands.pool.failure is None:
+            hands.pool.failure = PreforkError(
+                f"{hands.pool.app_name}: a worker could not be forked, or ended before it could be heard; "
+                "the limits on processes and memory are the first place to look (ulimit -a, dmesg)"
+            )

@@ -192,7 +192,10 @@ class Slot:
         """Publish the end of idleness; rings the doorbell if nobody else is idle and the master armed it."""
         self._page[self.number] = state
         if self._control[0] and self._page.find(self._idle_byte, 0, self._slots) < 0:
-            os.eventfd_write(self._doorbell, 1)
+            try:
+                os.eventfd_write(self._doorbell, 1)
+            except BlockingIOError:
+                pass  # it rings already, as often as an eventfd can count
 
     def begin(self, state: int, method: str, uri: str, now: float) -> None:
         """Publish that a request begins: what, and when (monotonic seconds). Over-long text is cut."""
@@ -225,4 +228,5 @@ class Slot:
         size = len(self._page)
         self._page.close()
         self._control.close()
-        self._page = self._control = mmap.mmap(-1, size)
+        self._page = mmap.mmap(-1, size)
+        self._control = mmap.mmap(-1, _CONTROL_HEADER + self._slots)
