@@ -1,7 +1,8 @@
 """A start on trial, for ``--check``: the places of files are looked at, and the application is imported.
 
-The import is that of a zygote as a start would make it, which is heard once and sent home: the same interpreter, user, environment, limits and directory as in earnest, so that what it finds is what a start
-would find. Nothing is requested from the application, nothing is forked from it, and no byte code is written.
+The import is that of a zygote as a start would make it, which is heard once and sent home: the same interpreter, user,
+environment, limits and directory as in earnest, so that what it finds is what a start would find. Nothing is requested
+from the application, nothing is forked from it, and no byte code is written.
 """
 
 from __future__ import annotations
@@ -33,10 +34,15 @@ __all__ = ["check_places", "try_import"]
 _FAREWELL: Final = 2.0
 """Seconds an application may take to end once it is imported: its threads, its exit handlers."""
 
-_QUIETLY: Final[dict[str, Any]] = {"load": True, "fork_anyway": True, "warmup": [], "log_level": "error"} | {
+_QUIETLY: Final[dict[str, Any]] = {
+    "load": True,
+    "fork_anyway": True,
+    "warmup": [],
+    "log_level": "error",
     "access_log": None,
     "catch_output": False,
 }
+"""What is different from a start."""
 
 
 def check_places(config: Config) -> None:

@@ -88,6 +88,10 @@ def test_check_tells_what_is_odd(folder: Path) -> None:
         (("prefork.demo", "--socket", "a", "--socket-group", "nonesuch"), "there is no group 'nonesuch': create it"),
         (("prefork.demo", "--socket", "a", "--user", "nonesuch"), "there is no user 'nonesuch': create it"),
         (("prefork.demo", "--socket", "a", "--chdir", "elsewhere"), "the application's directory {0}/elsewhere cannot"),
+        (
+            ("prefork.demo", "--socket", "a", "--rlimit-files", "1000000000"),
+            "rlimit_files 1000000000: the kernel allows",
+        ),
         (("nonesuch", "--socket", "a"), "nonesuch: there is no module 'nonesuch' in {0}"),
         (("prefork.demo:nonesuch", "--socket", "a"), "prefork.demo:nonesuch: prefork.demo has no 'nonesuch'"),
     ],
@@ -121,6 +125,20 @@ def test_check_beside_a_running_server(folder: Path) -> None:
         done = serve("prefork.demo", "--socket", server.address, "--check", folder=folder)
         assert (done.returncode, done.stdout) == (0, "pool www: ok\n")
         assert server.ask().status == 200
+
+
+def test_check_of_the_server_itself(folder: Path) -> None:
+    """What belongs to no pool has a line of its own, if it is wrong."""
+    done = serve("prefork.demo", "--socket", "a", "--check", "--pid-file", "missing/pid", folder=folder)
+    assert (done.returncode, done.stdout) == (78, "pool www: ok\n")
+    assert f"prefork-serve: server: the pid file's directory {folder}/missing does not exist" in done.stderr
+
+
+def test_check_tells_the_warnings_of_loading(folder: Path) -> None:
+    """What was found odd in the configuration is said once."""
+    done = serve("prefork.demo", "--socket", "a", "--check", "--access-log-format", "json", folder=folder)
+    assert done.returncode == 0
+    assert done.stderr.count("prefork-serve: warning: --access-log-format json means nothing for the pool www") == 1
 
 
 @pytest.mark.root

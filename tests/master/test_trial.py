@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import PATIENCE, children, environment
 from prefork.config.model import Config, PoolConfig
-from prefork.errors import ApplicationError, PreforkError
+from prefork.errors import ApplicationError, ConfigurationError, PermissionProblem, PreforkError
 from prefork.master.holdings import Holdings
 from prefork.master.launch import Launch
-from prefork.master.trial import try_import
+from prefork.master.trial import check_places, try_import
 from prefork.system.listener import Listener, parse_address
 
 BROKEN = "import os\nraise LookupError('the reason')\n"
@@ -122,3 +124,86 @@ def test_interrupted(folder: Path) -> None:
         assert int(check.stdout.readline()) in children(check.pid)
         check.kill()
         assert check.stdout.read() == b""  # its end: whoever held it is gone
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+
+
+def places(**options: Any) -> Config:
+    access_log = options.pop("access_log", None)
+    return Config(pools=(PoolConfig(app="app", socket="@unused", name="shop", access_log=access_log),), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"error_log": "-", "access_log": "-"},
+        {"error_log": "new", "access_log": "new", "pid_file": "pid", "control_socket": "control"},
+        {"error_log": "old", "control_socket": "off"},
+        {"pid_file": "ours"},
+        {"control_socket": "socket"},
+    ],
+)
+def test_places(options: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that can be made, or are there and belong to a server that runs, are fine; none is made."""
+    monkeypatch.chdir(folder)
+    (folder / "old").write_text("a line\n")
+    (folder / "ours").write_text(str(os.getppid()))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        server.bind("socket")
+        before = {path.name: path.lstat() for path in folder.iterdir()}
+        check_places(places(**options))
+        assert {path.name: path.lstat() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"error_log": "missing/log"}, "error_log {0}/missing/log cannot be opened: there is no directory {0}/missing"),
+        ({"error_log": "."}, "error_log {0} cannot be opened: it is a directory"),
+        ({"error_log": "link"}, "error_log {0}/link cannot be opened: it is a symbolic link to where there is nothing"),
+        ({"access_log": "socket"}, "access_log of pool shop: {0}/socket cannot be opened: it is a socket"),
+        ({"pid_file": "missing/pid"}, "the pid file's directory {0}/missing does not exist"),
+        ({"pid_file": "text"}, "{0}/text holds no pid, so it is no pid file"),
+        ({"control_socket": "missing/c"}, "the socket's directory {0}/missing does not exist"),
+        ({"control_socket": "text"}, "{0}/text is a file, not a socket"),
+    ],
+)
+def test_wrong_places(options: dict[str, str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be made is told with its path and the mend."""
+    monkeypatch.chdir(folder)
+    (folder / "text").write_text("no pid\n")
+    (folder / "link").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        before = sorted(folder.iterdir())
+        with pytest.raises(ConfigurationError) as caught:
+            check_places(places(**options))
+    assert message.format(folder) in str(caught.value)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_syslog_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is a system log that nobody reads."""
+    monkeypatch.setattr("prefork.system.logplaces.SYSLOG_SOCKET", "/nonexistent")
+    with pytest.raises(ConfigurationError, match="error_log is syslog, and there is none at /nonexistent"):
+        check_places(places(error_log="syslog"))
+
+
+def test_syslog(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is there is sent nothing."""
+    path = str(folder / "log")
+    monkeypatch.setattr("prefork.system.logplaces.SYSLOG_SOCKET", path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(path)
+        check_places(places(error_log="syslog"))
+        with pytest.raises(BlockingIOError):
+            daemon.recv(1, socket.MSG_DONTWAIT)
+
+
+def test_forbidden_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory where no file may be made is a matter of permissions."""
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    with pytest.raises(PermissionProblem, match="Permission denied; let the user who starts the server write to"):
+        check_places(places(error_log=str(folder / "log")))
