@@ -145,10 +145,9 @@ class Zygote:
 
     def _prepare(self, settings: Settings, application: Any, logger: Logger) -> Any:
         _check_version(settings.version)
-        if application is None:
-            loader.enter(settings.directory, settings.pythonpath)
-            if settings.load:
-                application = self._load(settings, logger)
+        loader.enter(settings.directory, settings.pythonpath)
+        if application is not None or settings.load:
+            application = self._load(settings, application, logger)
         left = loader.leftovers(own=(0, 1, 2, self._channel.fileno(), *(log.fileno() for log in self._logs.values())))
         # What the import printed is not to be printed again by every worker.
         for stream in (sys.stdout, sys.stderr):
@@ -166,9 +165,10 @@ class Zygote:
         self._tell(Kind.READY, {"loaded": application is not None, "unfit": unfit})
         return application
 
-    def _load(self, settings: Settings, logger: Logger) -> Any:
+    def _load(self, settings: Settings, application: Any, logger: Logger) -> Any:
         with watched_import(self._gifts[Place.STACKS], settings.boot_deadline - time.monotonic()):
-            application = loader.load(settings.app)
+            if application is None:
+                application = loader.load(settings.app)
             for path in settings.warmup:
                 _warm_up(application, path, logger)
         return application

@@ -88,10 +88,12 @@ def test_two_sockets_make_two_pools_of_one_master(folder: Path) -> None:
 _CALLABLE = """
 import os, sys, prefork
 origin = os.getpid()
+warmed = []
 def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return [f"{origin} {os.getpid()}".encode()]
-sys.exit(prefork.serve(application, socket=sys.argv[1], max_children=2, log_format="json"))
+    warmed.append(environ["PATH_INFO"])
+    return [f"{origin} {os.getpid()} {warmed[0]}".encode()]
+sys.exit(prefork.serve(application, socket=sys.argv[1], max_children=2, log_format="json", warmup=["/warm"]))
 """
 
 
@@ -106,6 +108,7 @@ def test_a_callable_is_served_as_it_stands(folder: Path) -> None:
             answers = {fastcgi(path, path="/").text for _ in range(20)}
             assert {answer.split()[0] for answer in answers} == {str(program.pid)}
             assert str(program.pid) not in {answer.split()[1] for answer in answers}
+            assert {answer.split()[2] for answer in answers} == {"/warm"}
             program.send_signal(signal.SIGTERM)
             assert program.wait(30) == 0
             assert not Path(path).exists()
