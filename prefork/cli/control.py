@@ -1,7 +1,7 @@
 """preforkctl: talking to a running server.
 
 ``get`` and ``wait`` go through the server's own socket, the way a web server does, so what they find is what the web
-server would. ``status``, ``stop`` and ``ping`` are orders, which go over its control socket. An exit status of 0 means
+server would. ``status``, ``stop``, ``ping`` and ``reopen-logs`` are orders, which go over its control socket. An exit status of 0 means
 that it is so, or done; 1 that it is not, with the reason on stderr; 64 that the command could not be understood.
 """
 
@@ -35,7 +35,7 @@ no socket: expected one of
 
 _ABOUT: Final = """\
 Talk to a running prefork: through its socket, as a web server does (get, wait, ping --through), and over its control
-socket (status, stop, ping).
+socket (status, stop, ping, reopen-logs).
 
 The server is the one that serves --socket (else PREFORK_SOCKET, else SOCK_PATH), or whose control socket is --control;
 when nothing is named, the only one that runs and takes orders from you."""
@@ -88,6 +88,11 @@ def _status(words: argparse.Namespace) -> int:
 def _stop(words: argparse.Namespace) -> int:
     door = find_door(_control_path(words), _served(words, os.environ), os.environ)
     give(door, "stop", now=words.now, patience=None)
+    return 0
+
+
+def _reopen_logs(words: argparse.Namespace) -> int:
+    give(find_door(_control_path(words), _served(words, os.environ), os.environ), "reopen-logs")
     return 0
 
 
@@ -148,6 +153,11 @@ def _describe_orders(add: Callable[..., argparse.ArgumentParser]) -> None:
     status = add("status", _status, "show the pools, their queues, their workers and what these run")
     for command in (ping, status):
         command.add_argument("--json", action="store_true", help="print the answer as JSON")
+    add(
+        "reopen-logs",
+        _reopen_logs,
+        "open all log files anew, after they were renamed; exit 0 when every worker has them",
+    )
     stop = add("stop", _stop, "stop the server in order; exit 0 when its last process is gone")
     stop.add_argument("--now", action="store_true", help="do not wait for requests that run or wait")
 

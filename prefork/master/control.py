@@ -62,6 +62,7 @@ class Door:
             "ping": lambda _order, _client: describe_listeners(master),
             "status": lambda _order, _client: describe_server(master, time.monotonic()),
             "stop": self._stop,
+            "reopen-logs": self._reopen_logs,
         }
         self._open = False  # whether the loop attends to the door
         self._closed_until = 0.0
@@ -132,6 +133,12 @@ class Door:
         command = Command.STOP_NOW if order.now else Command.STOP
         self._master.order(command, peer_pid=client.pid, peer_uid=client.uid)
         return None
+
+    def _reopen_logs(self, _order: Order, _client: _Client) -> Answer:
+        problems = self._master.reopen_logs()
+        if problems:
+            raise ProtocolError("; ".join(problems))
+        return {}
 
     def _write(self, client: _Client, _now: float) -> None:
         """Send what the client takes now; it is done when it has all of it."""

@@ -45,6 +45,7 @@ def describe_listeners(master: Master) -> dict[str, Any]:
                 "socket": str(hands.holdings.listener),
                 "path": hands.holdings.listener.path,
                 "file": hands.holdings.listener.file,
+                "protocol": hands.launch.pool.protocol,
             }
             for hands in master.pools
         ],

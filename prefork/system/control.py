@@ -36,7 +36,7 @@ __all__ = [
     "read_order",
 ]
 
-COMMANDS: Final = ("ping", "status", "stop")
+COMMANDS: Final = ("ping", "status", "stop", "reopen-logs")
 LARGEST_ORDER: Final = 4096  # bytes
 
 _MODE: Final = 0o600
