@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
+from harness import PACKAGE_ROOT
 from prefork.config.model import Config, PoolConfig
 from prefork.config.options import BY_KEY, GROUPS, OPTIONS
 
@@ -17,6 +19,14 @@ def test_every_field_has_its_option() -> None:
     """Whatever the model holds can be said, and whatever can be said is in the model; workers is short for two."""
     model = {field.name for field in (*fields(PoolConfig), *fields(Config))} - {"pools", "warnings"}
     assert model - NOT_YET == set(BY_KEY) - {"workers"}
+
+
+def test_every_field_is_acted_upon() -> None:
+    """What can be said is looked at by the part that does it; the one process manager there is needs no look."""
+    rooms = (path for path in (PACKAGE_ROOT / "prefork").rglob("*.py") if path.parent.name != "config")
+    source = "\n".join(path.read_text() for path in rooms)
+    model = {field.name for field in (*fields(PoolConfig), *fields(Config))} - {"pm"} - NOT_YET
+    assert [name for name in model if not re.search(rf"\b(pool|config)\.{name}\b", source)] == []
 
 
 def test_every_option_is_in_the_help() -> None:
