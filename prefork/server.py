@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -109,7 +109,10 @@ def _run(config: Config, link: Link | None) -> int:
     for sentence in config.warnings:
         logger.warning("configuration_warning", message=sentence)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    identities = [_identity(pool) for pool in config.pools]
+    identities = []
+    for pool in config.pools:
+        with _naming(pool, config):
+            identities.append(_identity(pool))
     for pool, identity in zip(config.pools, identities, strict=True):
         warning = root_warning(identity)
         if warning is not None:
@@ -118,7 +121,8 @@ def _run(config: Config, link: Link | None) -> int:
     stack = ExitStack()
     try:
         for pool in config.pools:
-            listeners.append(_claim(pool))  # noqa: PERF401 - those claimed before one that fails must be let go
+            with _naming(pool, config):
+                listeners.append(_claim(pool))
         _check_inherited(listeners)
         # Two descriptors a worker live in the master; the workers get the limit that we found.
         resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
@@ -201,6 +205,17 @@ def _identity(pool: PoolConfig) -> Identity | None:
     check_readable(identity, str(Path(prefork.__file__).parent), "the package prefork")
     check_readable(identity, _directory(pool), "the application's directory")
     return identity
+
+
+@contextmanager
+def _naming(pool: PoolConfig, config: Config) -> Iterator[None]:
+    """What goes wrong with one of several pools is told with its name."""
+    try:
+        yield
+    except PreforkError as problem:
+        if len(config.pools) > 1:
+            problem.args = (f"pool {pool.name}: {problem}",)
+        raise
 
 
 def _claim(pool: PoolConfig) -> Listener:

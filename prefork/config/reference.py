@@ -78,6 +78,19 @@ and `name`, which tell pools apart, can be said beside a file that describes one
 none, to which they add one. Beside several pools they are refused, because nobody could know which is meant.
 `SOCK_PATH` counts for a single pool that has no `socket`.
 
+### What cannot be meant
+
+Combinations that contradict themselves are errors that name both sides:
+
+* `workers` with `max_children`, in one source;
+* `socket_mode`, `socket_owner` or `socket_group` for a socket that is inherited or has no file;
+* a `socket_mode` that lets nobody connect;
+* `warmup` with `preload = "never"`;
+* `daemonize` with an `error_log` on stderr (the default), or with an `access_log` on standard output;
+* one path for two pools, or for a socket and a pid file, a control socket or a log.
+
+`access_log_format` or `access_log_suppress` without an `access_log` is a warning.
+
 ### Looking before serving
 
 `prefork-serve --config prefork.toml --check` looks at all that a start would look at: every value, users, groups,

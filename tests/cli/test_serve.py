@@ -55,6 +55,17 @@ def test_mistakes(words: tuple[str, ...], environ: dict[str, str], status: int, 
     assert list(folder.iterdir()) == []
 
 
+def test_which_pool(folder: Path) -> None:
+    """What is wrong with one of several pools is told with its name, and the others let go."""
+    pool = '[pool.{0}]\napp = "prefork.demo"\nsocket = "{0}"\n'
+    (folder / "f").write_text(pool.format("a") + pool.format("b") + 'socket_group = "nonesuch"\n')
+    done = serve("--config", "f", folder=folder)
+    assert done.returncode == 78
+    assert "prefork-serve: pool b: there is no group 'nonesuch'" in done.stderr
+    (folder / "f").write_text(pool.format("a") + pool.format("b") + 'user = "nonesuch"\n')
+    assert "prefork-serve: pool b: there is no user 'nonesuch'" in serve("--config", "f", folder=folder).stderr
+
+
 # --- --check and --show-config ----------------------------------------------------------------------------------------
 
 
