@@ -1,8 +1,9 @@
 """preforkctl: talking to a running server.
 
 ``get`` and ``wait`` go through the server's own socket, the way a web server does, so what they find is what the web
-server would. ``status``, ``stop``, ``ping`` and ``reopen-logs`` are orders, which go over its control socket. An exit status of 0 means
-that it is so, or done; 1 that it is not, with the reason on stderr; 64 that the command could not be understood.
+server would. ``status``, ``stop``, ``ping`` and ``reopen-logs`` are orders, which go over its control socket. An exit
+status of 0 means that it is so, or done; 1 that it is not, with the reason on stderr; 64 that the command could not be
+understood.
 """
 
 from __future__ import annotations

@@ -78,9 +78,7 @@ def _zygote_ready(hands: Performer, body: dict[str, Any], seconds: float, now: f
             "that workers could have shared (--preload always forks all the same)",
         )
     else:
-        hands.logger.info(
-            "zygote_ready", generation=hands.pool.generation, loaded=loaded, seconds=round(seconds, 3)
-        )
+        hands.logger.info("zygote_ready", generation=hands.pool.generation, loaded=loaded, seconds=round(seconds, 3))
 
 
 def _text(value: object) -> str:

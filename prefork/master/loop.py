@@ -244,4 +244,3 @@ class Master:
             hands.holdings.close()
         self._selector.close()
         self._queues.close()
-

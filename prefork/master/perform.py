@@ -105,9 +105,7 @@ class Performer:
         self.pool.zygote_started(pid, now)
         self.holdings.zygote = Channel(above, None)
         self._watch(self, self.holdings.zygote)
-        settings = self.launch.settings(
-            generation=self.pool.generation, slots=self.pool.slots, load=action.load
-        )
+        settings = self.launch.settings(generation=self.pool.generation, slots=self.pool.slots, load=action.load)
         self._tell(self.holdings.zygote, Kind.SETTINGS, settings)
 
     def _standard(self, output: tuple[int, ...]) -> dict[int, int]:
