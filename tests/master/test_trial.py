@@ -19,6 +19,7 @@ from prefork.errors import ApplicationError, ConfigurationError, PermissionProbl
 from prefork.master.holdings import Holdings
 from prefork.master.launch import Launch
 from prefork.master.trial import check_places, try_import
+from prefork.system.channel import Kind, Place
 from prefork.system.listener import Listener, parse_address
 
 BROKEN = "import os\nraise LookupError('the reason')\n"
@@ -88,6 +89,19 @@ def test_gone(ending: str, cause: str, folder: Path, holdings: Holdings) -> None
     """One whose import ends the process is told with how that ended."""
     with pytest.raises(ApplicationError, match=f"^app: the process that was importing it ended: {cause}$"):
         attempt(folder, holdings, f"import os\n{ending}\n")
+
+
+def test_somebody_else_speaks(folder: Path, holdings: Holdings) -> None:
+    """Only the word of the process itself counts, not that of one which the application forked."""
+    stranger = (
+        "import os, socket\n"
+        "if not os.fork():\n"
+        f"    socket.socket(fileno={int(Place.CHANNEL)}).send(bytes([{int(Kind.READY)}]) + b'{{}}')\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    with pytest.raises(ApplicationError, match="the reason"):
+        attempt(folder, holdings, stranger + BROKEN)
 
 
 def test_hangs(folder: Path, holdings: Holdings) -> None:
