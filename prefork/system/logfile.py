@@ -1,7 +1,7 @@
 """One log as a process writes to it: a line is one write(2), nothing is ever waited for, what is lost is counted.
 
-* A file is written in append mode, so that the lines of many processes never mix (open(2), O_APPEND). A write that a
-  full disk cut short is taken back, as far as it is still the end of the file.
+* A file is written in append mode, so that the lines of many processes never mix (open(2), O_APPEND). A line that a
+  full disk cut short is taken back.
 * A pipe or terminal may have a reader that stopped (Ctrl-S, a full pipe). It is written through a description that is
   non-blocking for us alone; O_NONBLOCK is never set on one that we share with whoever started us. A line longer than
   PIPE_BUF is written only where there is room for the whole of it (pipe(7)): a piece would run into the next line.
@@ -203,21 +203,18 @@ class LogFile:
             while written < len(line):
                 written += os.write(self._descriptor, line[written:])
         except OSError as problem:
-            self._torn = not self._take_back(line[:written])
+            self._torn = not self._take_back(written)
             self._lose(problem)
             return
         self._torn = False
         if self.lost:
             self._recover()
 
-    def _take_back(self, piece: bytes) -> bool:
-        """Remove what was written of a line, if it still is the end of the file."""
+    def _take_back(self, count: int) -> bool:
+        """Remove what was written of a line. It is the end of the file: where there is no room, nobody adds to it."""
         try:
-            start = os.fstat(self._descriptor).st_size - len(piece)
-            if os.pread(self._descriptor, len(piece), start) != piece:
-                return False
-            os.ftruncate(self._descriptor, start)
-        except (OSError, ValueError):  # opened for writing only, a negative offset
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - count)
+        except OSError:  # a device, or a file that somebody else cut meanwhile
             return False
         return True
 
@@ -243,8 +240,9 @@ class LogFile:
                     os.dup2(descriptor, number)
         except OSError:
             pass  # closed by the application: its own decision for standard error, and a new start for the log
-        os.dup2(descriptor, self._descriptor, inheritable=False)
-        os.close(descriptor)
+        if descriptor != self._descriptor:  # as it may be where the application closed ours
+            os.dup2(descriptor, self._descriptor, inheritable=False)
+            os.close(descriptor)
         self.stolen = False
         self._torn = False
         self._look()

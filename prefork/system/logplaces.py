@@ -35,7 +35,7 @@ def open_log(place: str, option: str) -> LogFile:
     ``option`` is who asks for it, for the messages. Raises `ConfigurationError` or `PermissionProblem`.
     """
     if place in STANDARD:
-        return LogFile(_open_standard(STANDARD[place]), _name(place))
+        return LogFile(_own_description(STANDARD[place]), _name(place))
     if place == SYSLOG:
         return LogFile(_connect(SYSLOG_SOCKET, option), SYSLOG, syslog=SYSLOG_SOCKET)
     path = os.path.abspath(place)
@@ -77,13 +77,13 @@ def open_anew(path: str, option: str) -> int:
     Raises `ConfigurationError` or `PermissionProblem`, naming the path and the mend.
     """
     try:
-        try:
-            # Readable as well: a named pipe is then never without a reader, and a torn line can be taken back.
-            return _open(path, os.O_RDWR)
-        except PermissionError:
-            return _open(path, os.O_WRONLY)
+        # For writing only: an application that finds the descriptor may not read what others wrote.
+        return _open(path, os.O_WRONLY)
     except OSError as problem:
-        raise _explain(path, option, problem) from None
+        if problem.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):
+            raise _explain(path, option, problem) from None
+    # A named pipe that nobody reads yet, fifo(7): its lines wait for whoever will.
+    return _open(path, os.O_RDWR)
 
 
 def _open(path: str, access: int) -> int:
@@ -126,7 +126,7 @@ def _explain(path: str, option: str, problem: OSError) -> PreforkError:
     return ConfigurationError(f"{start}{problem.strerror}")
 
 
-def _open_standard(number: int) -> int:
+def _own_description(number: int) -> int:
     """A description of our own of what standard output or error is, where that matters."""
     try:
         mode = os.fstat(number).st_mode
