@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from prefork.config.arguments import CommandLine, Task
 from prefork.config.file import Written, read_files
-from prefork.errors import ConfigurationError, PermissionProblem
+from prefork.config.load import from_arguments
+from prefork.config.options import BY_KEY
+from prefork.errors import ConfigurationError, PermissionProblem, UsageError
 
 Write = Callable[..., str]
 
@@ -249,3 +254,45 @@ def test_switches_take_only_true_and_false(write: Write) -> None:
     """A number is no switch."""
     write(a="daemonize = 1\n")
     assert "a: daemonize: " in failure()
+
+
+# --- anything at all --------------------------------------------------------------------------------------------------
+
+LITERALS = st.sampled_from(
+    [
+        "1",
+        "-1",
+        "0o22",
+        "22",
+        "1.5",
+        "nan",
+        "true",
+        "[]",
+        "[1, 'a']",
+        "[[]]",
+        "{}",
+        "{ a = 1 }",
+        "'a'",
+        "'30s'",
+        "1979-05-27",
+    ]
+)
+KEYS = st.sampled_from([*BY_KEY, "include", "pool", "name", "pm.max_children", "x", "pool.q.backlog", "env.A"])
+LINES = st.one_of(
+    st.sampled_from(["[pool.a]", "[pool.b]", "[pool]", "[x]", "[pool.a.env]", "[[pool]]", "# x", "["]),
+    st.tuples(KEYS, LITERALS).map(" = ".join),
+    st.text(max_size=8),
+)
+
+
+@settings(deadline=None)
+@given(lines=st.lists(LINES, max_size=8))
+def test_nothing_else_is_raised(lines: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever a file says: a configuration, or one of the errors promised, which names the file."""
+    path = tmp_path_factory.getbasetemp() / "anything.toml"
+    path.write_text("\n".join(lines), encoding="utf-8", errors="surrogatepass", newline="")
+    try:
+        found = len(from_arguments(CommandLine(Task.SERVE, str(path), {}), {}).config.pools) * str(path)
+    except (ConfigurationError, UsageError) as problem:
+        found = str(problem)
+    assert str(path) in found
