@@ -219,7 +219,26 @@ def _naming(pool: PoolConfig, config: Config) -> Iterator[None]:
 
 
 def _claim(pool: PoolConfig) -> Listener:
-    return Listener.claim(parse_address(pool.socket), **_access(pool))
+    listener = Listener.claim(parse_address(pool.socket), **_access(pool))
+    try:
+        _check_exposure(pool, listener)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _check_exposure(pool: PoolConfig, listener: Listener) -> None:
+    """Whoever can send CGI parameters can be anybody: not for strangers."""
+    if pool.protocol == "fastcgi" and listener.is_public and not pool.allowed_addresses:
+        raise ConfigurationError(
+            f"socket {listener}: with protocol = fastcgi whoever can connect can claim to be any user; expected "
+            "allowed_addresses (the proxy's address), a loopback address, or a Unix socket"
+        )
+    if pool.allowed_addresses and not listener.is_tcp:
+        raise ConfigurationError(
+            f"socket {listener}: allowed_addresses are for TCP; a Unix socket has socket_mode and socket_group"
+        )
 
 
 def _access(pool: PoolConfig) -> dict[str, Any]:
@@ -251,7 +270,7 @@ def _performer(pool: PoolConfig, holdings: Holdings, launch: Launch, logger: Log
         slots=holdings.scoreboard.slots,
         boot_timeout=pool.boot_timeout,
         graceful_timeout=pool.graceful_timeout,
-        inherited=holdings.listener.inherited,
+        inherited=not holdings.listener.shut_wakes,
     )
     if pool.catch_output:
         holdings.outputs = Outputs(logger, master.attend, master.dismiss, book.pid_in)

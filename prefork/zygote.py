@@ -76,6 +76,9 @@ class Settings:
     access_log_format: str
     access_log_suppress: list[str]
     catch_output: bool
+    protocol: str
+    allowed_addresses: list[str]
+    forwarded_allow: list[str]
     max_header_size: int
     max_header_count: int
     max_body_size: int | None
@@ -218,6 +221,9 @@ class Zygote:
             gifts=self._gifts,
             app=settings.app,
             boot_timeout=settings.boot_timeout,
+            protocol=settings.protocol,
+            allowed_addresses=settings.allowed_addresses,
+            forwarded_allow=settings.forwarded_allow,
             limits=Limits(
                 max_header_size=settings.max_header_size,
                 max_header_count=settings.max_header_count,

@@ -20,6 +20,7 @@ from prefork.system.address import Address, AddressKind, parse_address
 __all__ = ["client_address", "connect", "received"]
 
 _CHUNK: Final = 65_536
+_CONNECT_SECONDS: Final = 10.0  # TCP alone has to wait for the other side
 
 
 def client_address(text: str) -> Address:
@@ -32,6 +33,8 @@ def client_address(text: str) -> Address:
 
 def connect(address: Address) -> socket.socket:
     """A connected stream socket that blocks. Raises `Failure`."""
+    if address.kind is AddressKind.TCP:
+        return _connect_port(address)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         connection.connect(("\0" if address.kind is AddressKind.ABSTRACT else "") + address.name)
@@ -76,6 +79,17 @@ def received(connection: socket.socket, opening: bytes, body: int | None) -> Ite
             except (BrokenPipeError, ConnectionResetError):
                 outgoing.clear()
                 body = None
+
+
+def _connect_port(address: Address) -> socket.socket:
+    try:
+        connection = socket.create_connection((address.name, address.port), _CONNECT_SECONDS)
+    except TimeoutError:
+        raise Failure(f"{address}: nothing answers: the host is down, or drops what is sent to this port") from None
+    except OSError as problem:
+        raise Failure(f"{address}: {_reason(problem)}") from problem
+    connection.settimeout(None)
+    return connection
 
 
 def _reason(problem: OSError) -> str:

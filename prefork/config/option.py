@@ -13,7 +13,7 @@ from typing import Any
 
 from prefork.config.values import Reader
 
-__all__ = ["Option", "Splitter", "by_colons", "by_words", "whole"]
+__all__ = ["Option", "Splitter", "by_colons", "by_commas", "by_words", "whole"]
 
 Splitter = Callable[[str], list[str]]
 
@@ -34,6 +34,11 @@ def by_words(text: str) -> list[str]:
 def by_colons(text: str) -> list[str]:
     """Directories, as in PATH."""
     return [part for part in text.split(":") if part]
+
+
+def by_commas(text: str) -> list[str]:
+    """Items between commas or spaces."""
+    return text.replace(",", " ").split()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from prefork.config.option import Option, by_colons, by_words
+from prefork.config.option import Option, by_colons, by_commas, by_words
 from prefork.config.values import (
     checked,
     choice,
     duration,
     matching,
+    network,
     number,
     octal,
     optional,
@@ -48,9 +49,9 @@ LISTENER: Final = (
         "socket",
         "listener",
         "ADDRESS",
-        matching(_PRINTABLE, "a path, @name or fd://N"),
-        "a path, @name for the abstract namespace, or fd://N for a listening socket inherited as descriptor N; "
-        "said twice, two pools with the same options",
+        matching(_PRINTABLE, "a path, @name, host:port or fd://N"),
+        "a path, @name for the abstract namespace, host:port or [::1]:port for TCP, or fd://N for a listening socket "
+        "inherited as descriptor N; said twice, two pools with the same options",
         many=True,
     ),
     Option(
@@ -75,6 +76,35 @@ LISTENER: Final = (
         "N",
         number(1, 2**31 - 1),
         "connections that may wait for a worker; the kernel allows at most net.core.somaxconn",
+    ),
+    Option(
+        "protocol",
+        "listener",
+        "PROTOCOL",
+        choice("auto", "fastcgi", "http"),
+        "what is spoken: fastcgi, http, or auto: on a Unix socket whichever a connection begins with, on TCP http",
+    ),
+    Option(
+        "allowed_addresses",
+        "listener",
+        "NETWORK",
+        network(),
+        "who may connect by TCP",
+        many=True,
+        unset="everybody",
+        from_flag=by_commas,
+        from_variable=by_commas,
+    ),
+    Option(
+        "forwarded_allow",
+        "listener",
+        "NETWORK",
+        network("unix", "none"),
+        "proxies whose X-Forwarded-Proto and last X-Forwarded-For are believed, in HTTP; unix: whoever may connect to "
+        "the Unix socket; none: nobody",
+        many=True,
+        from_flag=by_commas,
+        from_variable=by_commas,
     ),
 )
 

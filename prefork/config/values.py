@@ -8,6 +8,7 @@ and what was found is for the caller to add. Digits are ASCII digits: what Pytho
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from typing import Final
@@ -18,6 +19,7 @@ __all__ = [
     "choice",
     "duration",
     "matching",
+    "network",
     "number",
     "octal",
     "optional",
@@ -144,6 +146,22 @@ def checked(judge: Callable[[str], object]) -> Callable[[str], str]:
     def read(text: str) -> str:
         judge(text)
         return text
+
+    return read
+
+
+def network(*words: str) -> Callable[[str], str]:
+    """An address or a network, as written, or one of these words."""
+    others = "".join(f", or {word}" for word in words)
+    expected = f"an address or a network, as 10.0.0.7, 10.0.0.0/8 or fd00::/8{others}"
+
+    def read(text: str) -> str:
+        try:
+            if text not in words:
+                ipaddress.ip_network(text)
+            return text
+        except ValueError:
+            raise ValueError(expected) from None
 
     return read
 

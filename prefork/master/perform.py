@@ -168,7 +168,9 @@ class Performer:
 
     def _listen(self, action: model.Listen, _now: float) -> None:
         channel = self.holdings.workers.get(action.slot)
-        if channel is not None and self._tell(channel, Kind.LISTEN, {}, self.holdings.listener):
+        if channel is not None and self._tell(
+            channel, Kind.LISTEN, {"drains": self.holdings.listener.drains}, self.holdings.listener
+        ):
             self.pool.listening(action.slot)
 
     def _retire(self, action: model.Retire, now: float) -> None:

@@ -149,7 +149,7 @@ class PoolView:
     zygote: Zygote | None
     open: bool = False  # the listener accepts connections
     shut: bool = False  # the listener refuses them again, for good
-    inherited: bool = False  # the listener belongs to somebody else
+    inherited: bool = False  # the listener is somebody else's, or TCP: its end wakes no worker
     verified: bool = False  # the application was loaded once, by this generation or another
     ended: tuple[Ended, ...] = ()
     waiting: int | None = None  # connections in the listen queue; None: unknown

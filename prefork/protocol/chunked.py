@@ -5,7 +5,7 @@ Our own and not llhttp's, which bounds neither the digits of a size nor extensio
 * a size that is not 1 to 16 hexadecimal digits, or not below 2^63; space around it; a line without its CR;
 * extensions that are malformed, longer than `MAX_LINE` a chunk or `MAX_EXTENSIONS` in all;
 * anything but CR LF behind a chunk's data;
-* trailers that are no fields, or have more than `MAX_TRAILERS` bytes. Those that are well formed are thrown away.
+* trailers that are no fields, or frame a message, or have more than `MAX_TRAILERS` bytes. Others are thrown away.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*)")
 _FIELD: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
+
+_FRAMING: Final = (b"content-length", b"transfer-encoding")
 
 # What comes next.
 _SIZE: Final = 0
@@ -123,3 +125,5 @@ class Chunks:
         self._trailers += len(line) + 2
         if _FIELD.fullmatch(line) is None:
             raise ProtocolError(f"a trailer must be a header field, found {line[:80]!r}")
+        if line.partition(b":")[0].lower() in _FRAMING:
+            raise ProtocolError(f"what frames a message cannot be in its trailers, found {line[:80]!r}")

@@ -37,7 +37,7 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 # llhttp's words for a version that it does not know, and for the beginning of HTTP/2.
 _WRONG_VERSION: Final = ("Invalid HTTP version", "Pause on PRI/Upgrade")
 _MAX_LENGTH_DIGITS: Final = 18
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?: .*)?", re.DOTALL)
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
 # RFC 9110 section 7.2: uri-host [ ":" port ]; a name of RFC 3986, or an address in brackets.
 _HOST: Final = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 _ABSOLUTE: Final = re.compile(r"https?://([^/?]*)([^?]*)(.*)", re.IGNORECASE | re.DOTALL)
@@ -186,10 +186,10 @@ class Reader(Codec):
         except HttpParserUpgrade:
             pass  # at the head's end; not taken up
         except HttpParserInvalidMethodError:
-            line = self._data[self._offset : self._offset + 80].decode("latin-1")
-            if _TOKEN.fullmatch(line) is None:
-                raise ProtocolError(f"a request begins with its method, found {line!r}") from None
-            raise ProtocolError(f"the method is unknown: {line.partition(' ')[0]!r}", 501) from None
+            line = self._data[self._offset : self._offset + 80]
+            # By the first byte alone: how much of the line has come yet must not decide.
+            status = 501 if _TOKEN.match(line) else 400
+            raise ProtocolError(f"a request begins with a known method, found {line!r}", status) from None
         except HttpParserError as error:
             reason = str(error)
             raise ProtocolError(f"malformed head: {reason}", 505 if reason in _WRONG_VERSION else 400) from None
@@ -371,7 +371,7 @@ def _forwarded(environ: dict[str, Any]) -> str:
 def _set_target(environ: dict[str, Any], method: str, target: str) -> None:
     """PATH_INFO, decoded once, and QUERY_STRING, as it is."""
     path = target
-    if target[:1] != "/":
+    if target[:1] != "/" or method == "CONNECT":
         if target == "*" and method == "OPTIONS":
             path = "/"
         else:

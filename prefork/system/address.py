@@ -1,4 +1,4 @@
-"""Where to listen, as the operator writes it: a path, ``@abstract`` or ``fd://N``.
+"""Where to listen, as the operator writes it: a path, ``@abstract``, ``host:port``, ``[::1]:8000`` or ``fd://N``.
 
 Only the text is judged here, so that a configuration can be checked anywhere; what the machine has to say about
 it comes when the address is claimed. Everything that looks like another kind of address is refused by name instead
@@ -17,16 +17,21 @@ from prefork.errors import ConfigurationError
 __all__ = ["Address", "AddressKind", "parse_address"]
 
 _INHERITED: Final = "fd://"
-_TCP: Final = re.compile(r"(\[[^]/]*\]|[^/:@]*):\d+|\d+(\.\d+){3}|\[[^]/]*\]|(tcp|https?)://.*")
+_TCP: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]+):(?P<port>\d{1,5})", re.ASCII)
+_NEARLY_TCP: Final = re.compile(r"(\[[^]/]*\]|[^/:@]*):\d+|\d+(\.\d+){3}|\[[^]/]*\]|[0-9A-Fa-f]*::?[0-9A-Fa-f:]*")
+_URL: Final = re.compile(r"(tcp|https?)://(?P<rest>[^/]*).*")
+_LARGEST_PORT: Final = 65_535
+_EXPECTED: Final = "expected a path, @abstract, host:port or fd://N"
 _PREFIXED: Final = re.compile(r"(unix:(?://)?)(?P<path>[/@].*)")
 _LATER: Final = {"systemd": "fd://3", "starter": "fd://N, the number in SERVER_STARTER_PORT"}
 
 
 class AddressKind(Enum):
-    """The three kinds of Unix listener."""
+    """The kinds of listener."""
 
     PATH = auto()
     ABSTRACT = auto()
+    TCP = auto()
     INHERITED = auto()
 
 
@@ -36,8 +41,9 @@ class Address:
 
     text: str
     kind: AddressKind
-    name: str = ""  # the path (perhaps relative), or the abstract name without its "@"
+    name: str = ""  # the path (perhaps relative), the abstract name without its "@", or the host without brackets
     descriptor: int = -1
+    port: int = 0  # 0: the kernel chooses one
 
     def __str__(self) -> str:
         return self.text
@@ -46,13 +52,15 @@ class Address:
 def parse_address(text: str) -> Address:
     """The address that ``text`` names. Raises `ConfigurationError` for what is none, or none of this version's."""
     if not text or "\0" in text:
-        raise ConfigurationError(f"socket {text!r}: expected a path, @abstract or fd://N")
+        raise ConfigurationError(f"socket {text!r}: {_EXPECTED}")
     if text.startswith(_INHERITED):
         return _parse_inherited(text)
     if text.startswith("@"):
         if text == "@":
             raise ConfigurationError("socket @: an abstract socket needs a name after the @")
         return Address(text, AddressKind.ABSTRACT, name=text[1:])
+    if tcp := _TCP.fullmatch(text):
+        return _parse_tcp(text, tcp["host"], int(tcp["port"]))
     _refuse_other_kinds(text)
     if text.endswith(("/", "/.", "/..")):
         raise ConfigurationError(f"socket {text}: this names a directory; expected a file in it, as {text}/app.sock")
@@ -66,10 +74,19 @@ def _parse_inherited(text: str) -> Address:
     return Address(text, AddressKind.INHERITED, descriptor=int(number))
 
 
+def _parse_tcp(text: str, host: str, port: int) -> Address:
+    if port > _LARGEST_PORT:
+        raise ConfigurationError(f"socket {text}: expected a port up to {_LARGEST_PORT}, found {port}")
+    return Address(text, AddressKind.TCP, name=host.strip("[]"), port=port)
+
+
 def _refuse_other_kinds(text: str) -> None:
-    if _TCP.fullmatch(text):
+    if url := _URL.fullmatch(text):
+        raise ConfigurationError(f"socket {text}: expected the address alone: {url['rest'] or 'host:port'}")
+    if _NEARLY_TCP.fullmatch(text):
         raise ConfigurationError(
-            f"socket {text}: TCP listeners speak HTTP, which this version does not; expected a path, @abstract or fd://N"
+            f"socket {text}: expected host and port, as 127.0.0.1:8000, 0.0.0.0:8000 (every IPv4 address), "
+            "[::1]:8000, or ./ before what is meant as a path"
         )
     if prefixed := _PREFIXED.fullmatch(text):
         raise ConfigurationError(f"socket {text}: nginx writes it so; here the path alone is meant: {prefixed['path']}")
@@ -78,4 +95,6 @@ def _refuse_other_kinds(text: str) -> None:
             f"socket {text}: this version does not look for such sockets itself; name the descriptor: {_LATER[text]}"
         )
     if text.isdigit():
-        raise ConfigurationError(f"socket {text}: a number names no socket; expected a path, @abstract or fd://{text}")
+        raise ConfigurationError(
+            f"socket {text}: a number names no socket; expected a path, @abstract, 127.0.0.1:{text} or fd://{text}"
+        )

@@ -18,11 +18,11 @@ from prefork.errors import ConfigurationError
 __all__ = ["adopt"]
 
 _FIRST_FREE: Final = 3  # the standard streams stay what every program expects them to be
-_FAMILIES: Final = {socket.AF_INET: "TCP", socket.AF_INET6: "TCP"}
+_FAMILIES: Final = {socket.AF_UNIX: "Unix", socket.AF_INET: "TCP", socket.AF_INET6: "TCP"}
 
 
 def adopt(descriptor: int) -> socket.socket:
-    """Take over the listening Unix stream socket that was inherited as ``descriptor``.
+    """Take over the listening stream socket, Unix or TCP, that was inherited as ``descriptor``.
 
     One on a standard stream (supervisor's fcgi-program uses 0) moves to a number above, with /dev/null in its place.
     Raises `ConfigurationError` for anything else; the descriptor is then left as it was.
@@ -49,23 +49,25 @@ def _check_open(descriptor: int) -> None:
             f"fd {descriptor} is not open: the parent must pass it (without close-on-exec) to the process it starts"
         ) from None
     if not stat.S_ISSOCK(mode):
-        raise ConfigurationError(f"fd {descriptor} is open but no socket: expected a listening Unix socket")
+        raise ConfigurationError(f"fd {descriptor} is open but no socket: expected a listening socket, Unix or TCP")
 
 
 def _check_listening(listener: socket.socket) -> None:
     descriptor = listener.fileno()
-    if listener.family != socket.AF_UNIX:
-        kind = _FAMILIES.get(listener.family, f"of address family {int(listener.family)}")
-        reason = ": TCP listeners speak HTTP, which this version does not" if kind == "TCP" else ""
-        raise ConfigurationError(f"fd {descriptor} is a socket, but {kind}, not Unix{reason}")
-    if listener.type != socket.SOCK_STREAM:
+    kind = _FAMILIES.get(listener.family)
+    if kind is None:
         raise ConfigurationError(
-            f"fd {descriptor} is a Unix socket of type {socket.SocketKind(listener.type).name}: expected SOCK_STREAM "
+            f"fd {descriptor} is a socket of address family {int(listener.family)}: expected Unix or TCP"
+        )
+    if listener.type != socket.SOCK_STREAM:
+        protocol = "Unix socket" if kind == "Unix" else "socket of the internet"
+        raise ConfigurationError(
+            f"fd {descriptor} is a {protocol} of type {socket.SocketKind(listener.type).name}: expected SOCK_STREAM "
             "(systemd: ListenStream=)"
         )
     if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise ConfigurationError(
-            f"fd {descriptor} is a Unix stream socket that does not listen: the parent must call listen() on it, "
+            f"fd {descriptor} is a {kind} stream socket that does not listen: the parent must call listen() on it, "
             "and pass the listener, not a connection (systemd: Accept=no)"
         )
 

@@ -6,7 +6,8 @@ probes; nothing exists at the path yet. `Listener.open` binds and listens: the p
 
 * The final path is bound directly: a socket that is renamed later shows its first name in ss(8) for ever.
 * The socket is unlinked only while the path still leads to the inode that we bound.
-* An abstract name has no file, hence no lock and no mode: binding it, before it listens, is the claim.
+* An abstract name has no file, hence no lock and no mode: binding it, before it listens, is the claim. So is a port's,
+  as far as TCP lets one: of two that bind it at the same moment, the second to listen fails.
 * An inherited socket belongs to its giver and is only used (see `prefork.system.handover`).
 
 A process that forks keeps the claim to itself, record locks are not inherited: so claim after daemonizing.
@@ -21,6 +22,7 @@ from contextlib import suppress
 from typing import Final
 
 from prefork.errors import ConfigurationError, PermissionProblem, PreforkError
+from prefork.system import tcp
 from prefork.system.address import Address, AddressKind, parse_address
 from prefork.system.birth import Access, Birthmark, bind_path
 from prefork.system.handover import adopt
@@ -115,12 +117,41 @@ class Listener:
         return listener
 
     def __str__(self) -> str:
-        return self.address.text
+        chosen = self.address.kind is AddressKind.TCP and self.address.port == 0
+        return (self.port if chosen else "") or self.address.text
 
     @property
     def inherited(self) -> bool:
         """Whether the socket belongs to whoever passed it to us."""
         return self.address.kind is AddressKind.INHERITED
+
+    @property
+    def is_tcp(self) -> bool:
+        """Whether clients connect by TCP. Only after `claim`."""
+        return self._socket is not None and self._socket.family != socket.AF_UNIX
+
+    @property
+    def is_public(self) -> bool:
+        """Whether other machines can connect. Only after `claim`."""
+        return self._socket is not None and self.is_tcp and not tcp.is_loopback(self._socket)
+
+    @property
+    def port(self) -> str:
+        """The TCP address as it was bound, whatever name the operator gave it; empty for others."""
+        if self._socket is None or not self.is_tcp:
+            return ""
+        host, number = self._socket.getsockname()[:2]
+        return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+
+    @property
+    def shut_wakes(self) -> bool:
+        """Whether `shut` ends every accept(2) by itself; where it does not, workers have to be retired."""
+        return not (self.inherited or self.is_tcp)
+
+    @property
+    def drains(self) -> bool:
+        """Whether after `shut` accept(2) fails with EAGAIN as soon as nobody waits any more."""
+        return self.is_tcp and not self.inherited
 
     @property
     def inode(self) -> int:
@@ -143,9 +174,13 @@ class Listener:
             raise PreforkError(f"the socket {self} was closed")
         try:
             self._socket.listen(self.backlog)
-        except BaseException:
+        except BaseException as problem:
+            late = isinstance(problem, OSError) and problem.errno == errno.EADDRINUSE
+            taken = tcp.in_use(self.address, self._socket.getsockname()) if late else None
             self._unlink()
             self.close()
+            if taken is not None:
+                raise taken from None
             raise
 
     @property
@@ -163,9 +198,12 @@ class Listener:
 
         New connects are refused; those in the queue can still be accepted, and after the last one accept(2) fails
         with EINVAL in every process. The path goes, if it is still ours. An inherited socket is left alone:
-        shutdown(2) acts on the socket, whoever else holds it.
+        shutdown(2) acts on the socket, whoever else holds it. For TCP see `tcp.refuse_new`.
         """
         if self.inherited or self._socket is None:
+            return
+        if self.is_tcp:
+            tcp.refuse_new(self._socket)
             return
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
@@ -185,6 +223,11 @@ class Listener:
             self._socket = adopt(self.address.descriptor)
             name = self._socket.getsockname()  # bytes if abstract, empty if unnamed
             self.path = name if isinstance(name, str) and name.startswith("/") else None
+            if self.is_tcp:
+                tcp.no_delay(self._socket)
+        elif self.address.kind is AddressKind.TCP:
+            self._socket, warnings = tcp.bind_port(self.address)
+            self.warnings += warnings
         elif self.address.kind is AddressKind.ABSTRACT:
             self._socket = _claim_name(self.address.name)
         elif self.path is not None:
@@ -239,5 +282,5 @@ def _clamp(backlog: int) -> tuple[int, tuple[str, ...]]:
 def _refuse_access(address: Address, **given: object) -> None:
     for name, value in given.items():
         if value is not None:
-            why = "belongs to its giver" if address.kind is AddressKind.INHERITED else "has no file"
+            why = "belongs to its giver" if address.kind is AddressKind.INHERITED else "has no file"  # abstract, TCP
             raise ConfigurationError(f"the socket {address} {why}: socket_{name} means nothing for it, leave it out")

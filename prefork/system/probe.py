@@ -30,6 +30,7 @@ __all__ = [
     "Patience",
     "clear_path",
     "describe_pid",
+    "find_holder",
     "find_listener_pid",
     "in_use",
     "is_orphan",
@@ -166,7 +167,12 @@ def find_listener_pid(address: str) -> int | None:
     """The process that holds what is bound to ``address``, the oldest if several do; None if hidden from us."""
     # Accepted connections bear the listener's name too. Where nothing listens, the name is only claimed yet.
     owners = _bound_to(address, listening=True) or _bound_to(address, listening=False)
-    return min((pid for pid in _pids() if _holds(pid, owners)), default=None) if owners else None
+    return find_holder(owners)
+
+
+def find_holder(sockets: set[str]) -> int | None:
+    """The process that has one of these sockets (as /proc/PID/fd shows them) open; the oldest, None if hidden."""
+    return min((pid for pid in _pids() if _holds(pid, sockets)), default=None) if sockets else None
 
 
 def _bound_to(address: str, *, listening: bool) -> set[str]:

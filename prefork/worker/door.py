@@ -19,6 +19,7 @@ from prefork.protocol.http1 import Origin
 __all__ = ["UNIX", "Door"]
 
 UNIX: Final = "unix"
+_NOBODY: Final = "none"
 
 _MAX_KNOWN: Final = 1_024  # addresses whose verdicts are remembered
 
@@ -41,7 +42,7 @@ class Door:
         self._speaks_fastcgi = detect.FASTCGI in self.speaks
         self._speaks_http = detect.HTTP in self.speaks
         self._allowed = _networks(allowed_addresses)
-        self._believed = _networks([item for item in forwarded_allow if item != UNIX])
+        self._believed = _networks([item for item in forwarded_allow if item not in (UNIX, _NOBODY)])
         self._admitted: dict[str, bool] = {}
         self._trusted: dict[str, bool] = {}
         self._server = ("localhost", "")

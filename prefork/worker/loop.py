@@ -3,7 +3,8 @@
 The worker blocks in accept(2) and nowhere else while idle. It leaves in one of three ways, none of which can drop a
 connection that was already accepted:
 
-* the master shuts the listener down: accept fails with EINVAL once the queue is empty;
+* the master shuts the listener down: accept fails with EINVAL once the queue is empty; or on TCP, which cannot be shut
+  down without loss, it makes the listener non-blocking, and after a signal accept fails with EAGAIN then;
 * the master sets the retire flag and sends `RETIRE_SIGNAL`: the handler points the listening descriptor at a socket
   that is not listening, and the accept that is retried after the interruption (PEP 475) fails with EINVAL;
 * the retire flag is seen before the next accept.
@@ -20,7 +21,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
@@ -34,6 +35,7 @@ from prefork.system.processes import RETIRE_SIGNAL, die_with_parent, leave_proce
 from prefork.system.scoreboard import Slot
 from prefork.system.stacks import watched_import
 from prefork.worker import application as loader
+from prefork.worker.door import Door
 from prefork.worker.exchange import Exchange, Limits
 from prefork.worker.logs import AccessSettings, WorkerLogs, take_logs
 
@@ -60,6 +62,9 @@ class Birth:
     gifts: Mapping[int, int]  # the zygote's descriptors, by `Place`
     app: str  # where it still has to be loaded
     boot_timeout: float
+    protocol: str
+    allowed_addresses: Sequence[str]
+    forwarded_allow: Sequence[str]
     limits: Limits
     multiprocess: bool
     logs: Mapping[Place, LogFile]
@@ -103,6 +108,7 @@ class Worker:
         self._deaf = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener: socket.socket | None = None
         self._exchange: Exchange | None = None
+        self._drains = False
         self._is_copy = False
 
     def run(self) -> int:
@@ -121,6 +127,9 @@ class Worker:
         self._listener = socket.socket(fileno=order.descriptors[0])
         self._listener.settimeout(None)
         self._logs.watch()
+        self._drains = bool(order.body["drains"])
+        birth = self._birth
+        door = Door(birth.protocol, birth.allowed_addresses, birth.forwarded_allow, self._listener)
         self._exchange = Exchange(
             self._application,
             self.slot,
@@ -128,6 +137,7 @@ class Worker:
             self._birth.limits,
             multiprocess=self._birth.multiprocess,
             access_log=self._logs.access_log(self._birth.access, self._birth.master),
+            door=door,
         )
         return self._accept(self._listener, self._exchange)
 
@@ -151,16 +161,16 @@ class Worker:
     def _accept(self, listener: socket.socket, exchange: Exchange) -> int:
         accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001 - the number is all that is needed
         slot = self.slot
-        while not (slot.retire or exchange.leave):
+        while not (exchange.leave or (slot.retire and not self._is_draining())):
             slot.enter(IDLE)
             try:
-                descriptor, _ = accept()
+                descriptor, address = accept()
             except OSError as error:
                 if self._is_over(error, listener.fileno()):
                     break
                 continue
             slot.leave_idle(READING)
-            exchange.serve(descriptor)
+            exchange.serve(descriptor, address)
             if self._is_copy:
                 # The application forked, and its child came back out of the application as if it were the worker.
                 os._exit(0)
@@ -176,6 +186,8 @@ class Worker:
         if error.errno in _PASSING:
             return False
         if error.errno == errno.EAGAIN:
+            if self._drains:
+                return True  # the master has shut it, and nobody waits any more
             # Another holder of an inherited listener made it non-blocking; the flag is shared by all of them.
             os.set_blocking(listener, True)
             return False
@@ -186,11 +198,15 @@ class Worker:
         self._logger.error("accept_failed", error=str(error), message="the worker leaves and is replaced")
         return True
 
+    def _is_draining(self) -> bool:
+        """Whether the listener was shut in the way that lets accept(2) fail once nobody waits."""
+        return self._drains and self._listener is not None and not os.get_blocking(self._listener.fileno())
+
     def _look_at_retire_flag(self, _number: int, _frame: FrameType | None) -> None:
         if self._listener is None:
             return
         self._logs.look()
-        if self.slot.retire:
+        if self.slot.retire and not self._is_draining():
             os.dup2(self._deaf.fileno(), self._listener.fileno(), inheritable=False)
 
     def _forget(self) -> None:

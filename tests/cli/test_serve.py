@@ -41,7 +41,7 @@ def test_help(folder: Path) -> None:
         (("prefork.demo", "--backlog", "many"), {"SOCK_PATH": "a"}, 78, "--backlog: expected a number from 1 to"),
         (("prefork.demo",), {"SOCK_PATH": "a", "PREFORK_BACKLOG": "-1"}, 78, "PREFORK_BACKLOG: expected a number"),
         (("demo.py",), {"SOCK_PATH": "a"}, 78, "APP: expected module:callable, module:factory() or module"),
-        (("prefork.demo", "--socket", "127.0.0.1:8000"), {}, 78, "127.0.0.1:8000"),
+        (("prefork.demo", "--socket", ":8000"), {}, 78, "127.0.0.1:8000"),
     ],
 )
 def test_mistakes(words: tuple[str, ...], environ: dict[str, str], status: int, message: str, folder: Path) -> None:

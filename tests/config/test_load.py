@@ -276,11 +276,17 @@ def test_options_of_other_versions(flag: str) -> None:
 
 # option → what cannot be, what is expected
 WRONG: Mapping[str, tuple[str, str]] = {
-    "socket": ("", "a path, @name or fd://N"),
+    "socket": ("", "a path, @name, host:port or fd://N"),
     "socket_mode": ("0680", "octal digits from 0 to 0777, as chmod(1) takes them"),
     "socket_owner": ("", "a name or a number"),
     "socket_group": ("a\nb", "a name or a number"),
     "backlog": ("2147483648", "a number from 1 to 2147483647"),
+    "protocol": ("scgi", "auto, fastcgi or http"),
+    "allowed_addresses": ("10.0.0.1/8", "an address or a network, as 10.0.0.7, 10.0.0.0/8 or fd00::/8"),
+    "forwarded_allow": (
+        "localhost",
+        "an address or a network, as 10.0.0.7, 10.0.0.0/8 or fd00::/8, or unix, or none",
+    ),
     "pm": ("dynamic", "static, the one process manager of this version"),
     "max_children": ("0", "a number from 1 to 10000"),
     "workers": ("many", "a number from 1 to 10000"),
@@ -386,7 +392,7 @@ def test_wrong_keyword(key: str) -> None:
         ),
         ((), {"PREFORK_QQQ": "3"}, "PREFORK_QQQ in the environment names no option (unset it, or see"),
         ((), {"PREFORK_REQUEST_TIMEOUT": "1"}, "PREFORK_REQUEST_TIMEOUT in the environment names no option"),
-        (("--socket", "localhost:8000"), {}, "socket localhost:8000: TCP listeners speak HTTP"),
+        (("--socket", ":8000"), {}, "socket :8000: expected host and port, as 127.0.0.1:8000"),
         (
             ("--warmup", "/a"),
             {"PREFORK_PRELOAD": "never"},

@@ -75,6 +75,8 @@ def test_settings_are_those_of_the_pool() -> None:
         access_log_format="json",
         access_log_suppress=("/ping",),
         catch_output=True,
+        protocol="http",
+        allowed_addresses=("10.0.0.0/8",),
     )
     deadline = told.pop("boot_deadline")
     assert 0 < deadline - time.monotonic() <= 9
@@ -98,6 +100,9 @@ def test_settings_are_those_of_the_pool() -> None:
         "access_log_format": "json",
         "access_log_suppress": ["/ping"],
         "catch_output": True,
+        "protocol": "http",
+        "allowed_addresses": ["10.0.0.0/8"],
+        "forwarded_allow": ["unix", "127.0.0.0/8", "::1"],
         "max_header_size": 1,
         "max_header_count": 2,
         "max_body_size": 3,

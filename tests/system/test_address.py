@@ -19,9 +19,14 @@ from prefork.system.address import Address, AddressKind, parse_address
         ("@app:80", Address("@app:80", AddressKind.ABSTRACT, name="app:80")),
         ("fd://0", Address("fd://0", AddressKind.INHERITED, descriptor=0)),
         ("fd://17", Address("fd://17", AddressKind.INHERITED, descriptor=17)),
+        ("127.0.0.1:8000", Address("127.0.0.1:8000", AddressKind.TCP, name="127.0.0.1", port=8000)),
+        ("localhost:0", Address("localhost:0", AddressKind.TCP, name="localhost", port=0)),
+        ("my-host.example:80", Address("my-host.example:80", AddressKind.TCP, name="my-host.example", port=80)),
+        ("[::1]:65535", Address("[::1]:65535", AddressKind.TCP, name="::1", port=65535)),
+        ("[fe80::1%eth0]:80", Address("[fe80::1%eth0]:80", AddressKind.TCP, name="fe80::1%eth0", port=80)),
     ],
 )
-def test_the_three_kinds_are_told_apart(text: str, address: Address) -> None:
+def test_the_kinds_are_told_apart(text: str, address: Address) -> None:
     """Every legal text gives its kind and name, and the text itself back."""
     assert parse_address(text) == address
     assert str(parse_address(text)) == text
@@ -37,14 +42,17 @@ def test_the_three_kinds_are_told_apart(text: str, address: Address) -> None:
         ("fd://x", "number"),
         ("fd://-1", "number"),
         ("fd://99999999999", "number"),
-        ("127.0.0.1:8000", "TCP listeners speak HTTP"),
-        ("localhost:8000", "TCP listeners speak HTTP"),
-        (":8000", "TCP listeners speak HTTP"),
-        ("[::1]:8000", "TCP listeners speak HTTP"),
-        ("[::1]", "TCP listeners speak HTTP"),
-        ("10.0.0.1", "TCP listeners speak HTTP"),
-        ("http://localhost", "TCP listeners speak HTTP"),
-        ("8000", "fd://8000"),
+        (":8000", "expected host and port"),
+        ("*:8000", "expected host and port"),
+        ("[]:8000", "expected host and port"),
+        ("[::1]", "expected host and port"),
+        ("::1", "expected host and port"),
+        ("10.0.0.1", "expected host and port"),
+        ("localhost:123456", "expected host and port"),
+        ("localhost:65536", "expected a port up to 65535"),
+        ("http://localhost:80/", "expected the address alone: localhost:80"),
+        ("tcp://", "expected the address alone: host:port"),
+        ("8000", "127.0.0.1:8000 or fd://8000"),
         ("unix:/run/app.sock", "the path alone is meant: /run/app.sock"),
         ("unix:///run/app.sock", "the path alone is meant: /run/app.sock"),
         ("systemd", "fd://3"),

@@ -61,12 +61,12 @@ def test_a_descriptor_that_is_not_open_is_explained() -> None:
     assert problem_of(descriptor).startswith(f"fd {descriptor} is not open: the parent must pass it")
 
 
-def test_what_does_not_listen_on_a_unix_stream_is_refused_and_stays_open(giver: socket.socket, path: str) -> None:
-    """A file, TCP, datagrams, an idle socket and a connection: each by name, each left as it was."""
+def test_what_is_no_listening_stream_is_refused_and_stays_open(giver: socket.socket, path: str) -> None:
+    """A file, datagrams, idle sockets and a connection: each by name, each left as it was."""
     with (
         open(os.devnull) as file,
-        socket.create_server(("127.0.0.1", 0)) as tcp,
-        socket.create_server(("::1", 0), family=socket.AF_INET6) if socket.has_dualstack_ipv6() else tcp as tcp6,
+        socket.socket() as tcp,
+        socket.socket(type=socket.SOCK_DGRAM) as udp,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as packets,
         socket.socket(socket.AF_UNIX) as idle,
@@ -75,14 +75,14 @@ def test_what_does_not_listen_on_a_unix_stream_is_refused_and_stays_open(giver: 
     ):
         client.connect(path)
         wrong: dict[IO[str] | socket.socket, str] = {
-            file: "no socket: expected a listening Unix socket",
-            tcp: "a socket, but TCP, not Unix: TCP listeners speak HTTP, which this version does not",
-            tcp6: "a socket, but TCP, not Unix",
+            file: "no socket: expected a listening socket, Unix or TCP",
+            tcp: "is a TCP stream socket that does not listen",
+            udp: "is a socket of the internet of type SOCK_DGRAM: expected SOCK_STREAM",
             datagram: "of type SOCK_DGRAM: expected SOCK_STREAM",
             packets: "of type SOCK_SEQPACKET: expected SOCK_STREAM",
             idle: "does not listen: the parent must call listen()",
             client: "does not listen",
-            netlink: "of address family 16, not Unix",
+            netlink: "of address family 16: expected Unix or TCP",
         }
         for one, part in wrong.items():
             assert part in problem_of(one.fileno())
