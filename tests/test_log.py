@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
 from harness.processes import environment
-from prefork.log import LEVELS, make_logger
+from prefork.log import LEVELS, make_logger, report_losses, watch_losses
 from prefork.system.logfile import LogFile
 from prefork.system.logplaces import open_log
 
@@ -27,6 +28,7 @@ class Box:
     def __init__(self) -> None:
         self.reader, self.writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.reader.setblocking(False)
+        self.file = LogFile(self.writer.detach(), "box")
 
     def writes(self) -> list[bytes]:
         found = []
@@ -42,11 +44,11 @@ def box() -> Iterator[Box]:
     box = Box()
     yield box
     box.reader.close()
-    box.writer.close()
+    box.file.close()
 
 
 def logger(box: Box, **options: Any) -> Any:
-    return make_logger(LogFile(os.dup(box.writer.fileno()), "box"), **{"format": "json", **options})
+    return make_logger(box.file, **{"format": "json", **options})
 
 
 def events(box: Box) -> list[dict[str, Any]]:
@@ -56,12 +58,12 @@ def events(box: Box) -> list[dict[str, Any]]:
 def test_an_event_is_one_line_by_one_write(box: Box) -> None:
     """Also a long one, and one whose values have lines of their own."""
     log = logger(box, pool="www")
-    log.info("served", traceback="one\ntwo\n", large="x" * 50_000)
+    log.info("served", traceback="one\ntwo\n", large="x" * 30_000)
     log.warning("second")
     writes = box.writes()
     assert [(data.count(b"\n"), data[-1:]) for data in writes] == [(1, b"\n"), (1, b"\n")]
     first, second = map(json.loads, writes)
-    assert (first["event"], first["pool"], first["level"], first["large"]) == ("served", "www", "info", "x" * 50_000)
+    assert (first["event"], first["pool"], first["level"], first["large"]) == ("served", "www", "info", "x" * 30_000)
     assert (second["event"], second["pool"], second["level"]) == ("second", "www", "warning")
 
 
@@ -110,43 +112,91 @@ def test_the_console_on_request_and_on_a_terminal(box: Box) -> None:
     assert b"\x1b" not in plain
     assert [word in plain for word in (b"serving", b"pool=www", b"slot=1")] == [True] * 3
     above, terminal = os.openpty()
-    make_logger(descriptor=terminal).info("serving")
+    log = LogFile(terminal, "stderr")
+    make_logger(log).info("serving")
     assert b"\x1b[" in os.read(above, 4096)
-    make_logger(descriptor=terminal, format="json").info("serving")
+    make_logger(log, format="json").info("serving")
     assert b'"event": "serving"' in os.read(above, 4096)
     os.close(above)
-    os.close(terminal)
+    log.close()
     logger(box, format="auto").info("serving")
     assert [event["event"] for event in events(box)] == ["serving"]
 
 
-def test_a_reader_that_takes_little_gets_the_whole_line() -> None:
-    """A write that the kernel cut is continued."""
-    reader, writer = os.pipe()
-    taken = bytearray()
-
-    def read() -> None:
-        while data := os.read(reader, 5_000):
-            taken.extend(data)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    make_logger(format="json", descriptor=writer).info("event", value="x" * 1_000_000)
-    os.close(writer)
-    thread.join()
-    os.close(reader)
-    assert json.loads(taken)["value"] == "x" * 1_000_000
+def test_no_value_of_a_client_speaks_to_the_terminal(box: Box) -> None:
+    """On the console as in JSON: one line an event, and no control character but our own colours."""
+    logger(box, format="console").warning("bad_request", uri="/\x1b[31m\n2024 forged", reason="a\x9bm\r")
+    (line,) = box.writes()
+    assert line.count(b"\n") == 1
+    assert b"\x1b" not in line
+    assert b"\r" not in line
+    assert "\x9b" not in line.decode()
 
 
-def test_a_log_that_cannot_be_written_stops_nobody() -> None:
-    """A reader that left, a descriptor that is closed, a pipe that is full: the event is lost, and that is all."""
+def test_a_value_without_bounds_is_cut_in_its_middle(box: Box) -> None:
+    """An event fits the pipe that a log may be: what is at the ends of a text matters most."""
+    logger(box).error("application_failed", traceback="begin" + "x" * 1_000_000 + "end", uri="/")
+    (event,) = events(box)
+    assert len(event["traceback"]) < 33_000
+    assert event["traceback"].startswith("beginxxx")
+    assert event["traceback"].endswith("xxxend")
+    assert "characters left out" in event["traceback"]
+    assert event["uri"] == "/"
+
+
+def test_losses_are_told_when_the_log_works_again() -> None:
+    """How many lines, of which log, and why; the report's own loss is not one more."""
     reader, writer = os.pipe2(os.O_NONBLOCK)
-    log = make_logger(format="json", descriptor=writer)
-    log.info("more than fits", value="x" * 1_000_000)
+    file = LogFile(writer, "stderr")
+    log = make_logger(file, format="json")
+    watch_losses(file, log, own=True)
+    for size in (4_096, 1):
+        try:
+            while True:
+                os.write(writer, b"x" * size)
+        except BlockingIOError:
+            pass
+    log.info("x")
+    log.info("x")
+    report_losses(file, log)
+    assert file.lost == 2
+    os.read(reader, 1 << 20)
+    report_losses(file, log)
+    report_losses(file, log)  # once is enough
+    told = json.loads(os.read(reader, 1 << 20))
+    assert (told["event"], told["level"], told["count"], told["log"]) == ("log_lines_lost", "warning", 2, "stderr")
+    assert told["error"] == os.strerror(errno.EAGAIN)
     os.close(reader)
-    log.info("nobody reads")
-    os.close(writer)
-    log.info("closed")
+    file.close()
+
+
+def test_trouble_with_another_log_is_told_at_once(box: Box, tmp_path: Path) -> None:
+    """When it begins and when it ends."""
+    access = open_log(str(tmp_path / "a.log"), "access_log")
+    watch_losses(access, logger(box), own=False)
+    os.close(access.fileno())
+    access.write(b"x\n")
+    access.write(b"x\n")
+    access.replace(os.open(tmp_path / "a.log", os.O_WRONLY))
+    access.write(b"x\n")
+    begun, ended = events(box)
+    assert (begun["event"], begun["error"]) == ("log_not_writable", "Bad file descriptor")
+    assert (ended["event"], ended["count"], ended["log"]) == ("log_lines_lost", 2, str(tmp_path / "a.log"))
+    access.close()
+
+
+def test_syslog_gets_the_level(tmp_path: Path) -> None:
+    """As the priority of the datagram."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(str(tmp_path / "log"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+            connection.connect(str(tmp_path / "log"))
+            file = LogFile(connection.detach(), "syslog", syslog=str(tmp_path / "log"))
+        log = make_logger(file, level="debug", format="json")
+        for level in LEVELS:
+            getattr(log, level)("event")
+        assert [daemon.recv(1000)[:4] for _ in LEVELS] == [b"<31>", b"<30>", b"<28>", b"<27>"]
+        file.close()
 
 
 def test_structlogs_configuration_is_the_applications() -> None:
@@ -154,14 +204,16 @@ def test_structlogs_configuration_is_the_applications() -> None:
     script = """
 import json, os, structlog, sys
 from prefork.log import make_logger
+from prefork.system.logplaces import open_log
 before = structlog.get_config()
-log = make_logger(format="json", descriptor=1, pool="www")
+output = open_log("-", "error_log")
+log = make_logger(output, format="json", pool="www")
 log.info("first")
 assert not structlog.is_configured() and structlog.get_config() == before
 def refuse(*_): raise structlog.DropEvent
 structlog.configure(processors=[refuse], cache_logger_on_first_use=True)
 log.info("second")
-make_logger(format="json", descriptor=1).bind(slot=1).info("third")
+make_logger(output, format="json").bind(slot=1).info("third")
 """
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment({}), stdout=subprocess.PIPE, check=True, text=True
