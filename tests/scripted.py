@@ -83,3 +83,12 @@ def answering(data: bytes) -> Script:
         connection.sendall(data)
 
     return script
+
+
+def values(connection: socket.socket) -> None:
+    """A script that answers FastCGI's own question."""
+    question = connection.recv(4096)
+    assert question[1] == records.GET_VALUES
+    connection.sendall(
+        records.encode_record(records.GET_VALUES_RESULT, 0, records.encode_pairs([(b"FCGI_MAX_CONNS", b"1")]))
+    )

@@ -55,11 +55,9 @@ def say(text: str) -> None:
         pass
 
 
-def printable(text: str, keep: str = "") -> str:
-    """Text from somebody else for a terminal: what could command it (but for ``keep``) is spelled out."""
-    return "".join(
-        character if character.isprintable() or character in keep else ascii(character)[1:-1] for character in text
-    )
+def printable(text: str) -> str:
+    """Somebody else's text for a terminal, on one line: what could command it is spelled out."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def _give_up_stdout() -> None:

@@ -76,7 +76,8 @@ def _ping(words: argparse.Namespace) -> int:
     answer = give(find_door(control, served, os.environ), "ping", patience=patience)
     if words.through:
         ping_through(answer, None if control is not None else served, patience)
-    _print(answer, words.json, lambda: f"prefork {answer['version']}, pid {answer['pid']}, {answer['phase']}")
+    line = f"prefork {answer['version']}, pid {answer['pid']}, {answer['phase']}"
+    _print(answer, words.json, lambda: printable(line))
     return 0
 
 
@@ -98,7 +99,7 @@ def _reopen_logs(words: argparse.Namespace) -> int:
 
 
 def _print(answer: Mapping[str, Any], as_it_is: bool, text: Callable[[], str]) -> None:
-    print(as_json(answer) if as_it_is else printable(text(), keep="\n"), flush=True)
+    print(as_json(answer) if as_it_is else text(), flush=True)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

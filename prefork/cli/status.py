@@ -19,13 +19,13 @@ def as_json(answer: Mapping[str, Any]) -> str:
 
 
 def as_text(answer: Mapping[str, Any]) -> str:
-    """A few lines for the server and its pools, and one for each worker."""
+    """A few lines for the server and its pools, and one for each worker. No stranger's text breaks out of its line."""
     lines = [
         f"prefork {answer['version']}, pid {answer['pid']}, {answer['phase']}, up {_duration(answer['start since'])}"
     ]
     for pool in answer["pools"]:
         lines += ["", *_pool(pool)]
-    return printable("\n".join(lines), keep="\n")
+    return "\n".join(map(printable, lines))
 
 
 def _pool(pool: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from prefork.cli.console import Failure, finish, say
+from prefork.cli.console import Failure, finish, printable, say
 from prefork.errors import (
     AddressInUse,
     ApplicationError,
@@ -109,3 +109,12 @@ def test_nowhere_to_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(sys, "stderr", None)
     say("without any")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("plain é …", "plain é …"), ("\x1b[2J\n\t\x9b\udcff", "\\x1b[2J\\n\\t\\x9b\\udcff"), ("\\", "\\")],
+)
+def test_printable(text: str, shown: str) -> None:
+    """Letters stay, controls of a terminal and half characters are spelled out."""
+    assert printable(text) == shown

@@ -17,7 +17,7 @@ from harness import environment
 from prefork.cli.control import main
 from prefork.protocol import fastcgi_records as records
 from prefork.protocol.fastcgi_client import encode_request
-from scripted import END, answering, body_of, read_request, serving, stderr, stdout
+from scripted import END, answering, body_of, read_request, serving, stderr, stdout, values
 
 OK = stdout(b"Status: 200 OK\r\nContent-Type: text/plain\r\n\r\nhello\n")
 
@@ -281,14 +281,6 @@ def test_reader_gone(path: Path) -> None:
 
 
 # --- wait -------------------------------------------------------------------------------------------------------------
-
-
-def values(connection: socket.socket) -> None:
-    question = connection.recv(4096)
-    assert question[1] == records.GET_VALUES
-    connection.sendall(
-        records.encode_record(records.GET_VALUES_RESULT, 0, records.encode_pairs([(b"FCGI_MAX_CONNS", b"1")]))
-    )
 
 
 def test_wait(path: Path, capsysbinary: Capture) -> None:

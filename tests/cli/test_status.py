@@ -1,0 +1,90 @@
+"""The first form of the status: for a person, and as it came."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from prefork.cli.status import _duration, as_json, as_text
+
+
+def process(**facts: Any) -> dict[str, Any]:
+    usual = {"pid": 12, "slot": 0, "state": "idle", "generation": 1, "start since": 61.5, "requests": 3}
+    nothing = {"request duration": None, "request method": None, "request uri": None}
+    return {**usual, **nothing, **facts}
+
+
+def answer(*processes: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    pool = {
+        "pool": "www",
+        "process manager": "static",
+        "socket": "/run/app.sock",
+        "application": "mysite.wsgi",
+        "generation": 1,
+        "max children": 2,
+        "accepted conn": 9,
+        "listen queue": 1,
+        "max listen queue": 4,
+        "listen queue len": 4096,
+        "idle processes": 1,
+        "active processes": 1,
+        "total processes": 2,
+        "processes": list(processes),
+        **facts,
+    }
+    return {"version": "1.2", "pid": 10, "phase": "serving", "start time": 0, "start since": 7500.2, "pools": [pool]}
+
+
+def test_text() -> None:
+    """The server, its pools, their workers."""
+    busy = process(
+        slot=1, pid=13, state="running", **{"request duration": 2_150_000, "request method": "GET", "request uri": "/a"}
+    )
+    assert as_text(answer(process(), busy)) == (
+        "prefork 1.2, pid 10, serving, up 2h 5m\n"
+        "\n"
+        "www: mysite.wsgi on /run/app.sock\n"
+        "  workers   2 of 2 (static): 1 idle, 1 active; generation 1\n"
+        "  queue     1 of 4096 waiting, at most 4 so far\n"
+        "  requests  9 accepted\n"
+        "  slot      pid state      requests      age  now\n"
+        "     0       12 idle              3    1m 1s\n"
+        "     1       13 running           3    1m 1s  GET /a, 2.1 s"
+    )
+
+
+def test_what_is_not_known() -> None:
+    """A queue that the kernel did not tell, a worker that has not said hello, a pool without any."""
+    text = as_text(answer(process(pid=0, state="starting"), **{"listen queue": None}))
+    assert "queue     unknown of 4096" in text
+    assert "     0        - starting" in text
+    assert "slot" not in as_text(answer())
+
+
+def test_text_of_strangers() -> None:
+    """A request's URI is anybody's: it commands no terminal, and takes no more than its line."""
+    text = as_text(
+        answer(process(**{"request duration": 0, "request method": "GET", "request uri": "/\x1b[2J\n" + "é" * 200}))
+    )
+    assert f"GET /\\x1b[2J\\n{'é' * 94}…, 0.0 s" in text
+    assert len(text.splitlines()) == 8
+    assert len(text.splitlines()[-1]) < 170
+
+
+def test_json() -> None:
+    """Every value, and every character printable ASCII."""
+    whole = answer(process(**{"request uri": "/\x1b\x9bé"}))
+    assert json.loads(as_json(whole)) == whole
+    assert as_json(whole).replace("\n", "").isprintable()
+    assert as_json(whole).isascii()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.9, "59s"), (60, "1m 0s"), (3600, "1h 0m"), (7500, "2h 5m"), (86_400 * 3 + 3600 * 4, "3d 4h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    """The two largest units."""
+    assert _duration(seconds) == text
