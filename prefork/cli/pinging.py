@@ -14,7 +14,7 @@ from typing import Any, Final
 from prefork.cli.client import client_address, connect
 from prefork.cli.console import Failure
 from prefork.cli.orders import find_door, give
-from prefork.cli.probing import ask_values
+from prefork.cli.probing import ask
 from prefork.config.values import spell_duration
 from prefork.system.control import peer_of
 
@@ -57,9 +57,9 @@ def wait_for_server(control: str | None, environ: Mapping[str, str], patience: f
 
 def _go(pool: Mapping[str, Any], pid: int, patience: float) -> None:
     path, file = pool["path"], pool["file"]
-    if path is None and str(pool["socket"]).startswith("fd://"):
-        raise Failure(f"{pool['socket']}: an inherited socket without a path: nothing leads to it from here")
-    address = client_address(path or pool["socket"])
+    if pool["address"] is None:
+        raise Failure(f"{pool['socket']}: an inherited socket without a name: nothing leads to it from here")
+    address = client_address(pool["address"])
     if file is not None:
         try:
             status = os.lstat(path)
@@ -71,4 +71,4 @@ def _go(pool: Mapping[str, Any], pid: int, patience: float) -> None:
             found = peer_of(connection).pid
         if found not in (0, pid):
             raise Failure(f"{path}: pid {found} listens here, not the server, pid {pid}")
-    ask_values(address, patience)
+    ask(address, patience, http=pool["protocol"] == "http")

@@ -39,16 +39,21 @@ def describe_listeners(master: Master) -> dict[str, Any]:
         "version": prefork.__version__,
         "pid": os.getpid(),
         "phase": master.phase.value,
-        "pools": [
-            {
-                "pool": hands.pool.name,
-                "socket": str(hands.holdings.listener),
-                "path": hands.holdings.listener.path,
-                "file": hands.holdings.listener.file,
-                "protocol": hands.launch.pool.protocol,
-            }
-            for hands in master.pools
-        ],
+        "pools": [_door(hands) for hands in master.pools],
+    }
+
+
+def _door(hands: Performer) -> dict[str, Any]:
+    """What leads to a pool, and what is spoken there."""
+    listener, protocol = hands.holdings.listener, hands.launch.pool.protocol
+    named = None if listener.inherited else str(listener)
+    return {
+        "pool": hands.pool.name,
+        "socket": str(listener),
+        "path": listener.path,
+        "file": listener.file,
+        "address": listener.path or listener.port or named,
+        "protocol": "http" if protocol == "http" or (protocol == "auto" and listener.is_tcp) else "fastcgi",
     }
 
 

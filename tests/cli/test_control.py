@@ -290,6 +290,30 @@ def test_wait(path: Path, capsysbinary: Capture) -> None:
     assert said(capsysbinary) == (b"", "")
 
 
+def test_wait_for_http(path: Path) -> None:
+    """A worker that speaks HTTP alone answers in HTTP, and has answered."""
+    with serving(path, speak_http):
+        assert main(["wait", "--socket", str(path)]) == 0
+
+
+def test_wait_for_a_port() -> None:
+    """On TCP it is asked in HTTP, in a version that no application will see."""
+    questions: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                questions.append(connection.recv(4096))
+                connection.sendall(b"HTTP/1.1 505 HTTP Version Not Supported\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert main(["wait", "--socket", f"127.0.0.1:{listener.getsockname()[1]}"]) == 0
+        thread.join()
+    assert questions[0].startswith(b"GET / HTTP/9.9\r\n")
+
+
 def test_wait_for_a_start(path: Path) -> None:
     """A socket that is not there yet is waited for."""
     started = threading.Event()
@@ -325,6 +349,11 @@ def hold(connection: socket.socket) -> None:
         pass
 
 
+def speak_nonsense(connection: socket.socket) -> None:
+    connection.recv(4096)
+    connection.sendall(b"hello\r\n\r\n")
+
+
 def speak_http(connection: socket.socket) -> None:
     connection.recv(4096)
     connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -336,7 +365,7 @@ def speak_http(connection: socket.socket) -> None:
         (close, "the connection was closed without an answer"),
         (reset, "the connection broke: Connection reset by peer"),
         (hold, "connected, but no worker answers: all are busy, or hang"),
-        (speak_http, "what listens there speaks no FastCGI (a FastCGI record begins with version 1"),
+        (speak_nonsense, "what listens there speaks neither FastCGI nor HTTP (a FastCGI record begins with version 1"),
     ],
 )
 def test_wait_in_vain(script: Callable[[socket.socket], None], message: str, path: Path, capsysbinary: Capture) -> None:

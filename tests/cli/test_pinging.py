@@ -37,7 +37,8 @@ def pool(path: Path | None, socket: str = "", file: list[int] | None = None, **f
         "socket": socket or str(path),
         "path": None if path is None else str(path),
         "file": file,
-        "protocol": "auto",
+        "address": None if path is None else str(path),
+        "protocol": "fastcgi",
         **facts,
     }
 

@@ -138,7 +138,14 @@ def test_ping_says_what_leads_to_the_server(folder: Path) -> None:
         answer = it.ask({"command": "ping"})
         assert (answer["ok"], answer["pid"], answer["phase"]) == (True, os.getpid(), "serving")
         assert answer["pools"] == [
-            {"pool": "www", "socket": str(hands.holdings.listener), "path": None, "file": None, "protocol": "auto"}
+            {
+                "pool": "www",
+                "socket": str(hands.holdings.listener),
+                "path": None,
+                "file": None,
+                "address": str(hands.holdings.listener),
+                "protocol": "fastcgi",
+            }
         ]
 
 

@@ -182,7 +182,7 @@ def test_a_listener_is_opened_and_shut() -> None:
         hands.perform(ShutListener("www"), NOW)
         with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
             client.connect(name)
-        assert (hands.pool.open, hands.pool.shut, hands.log.names()) == (True, True, ["serving"])
+        assert (hands.pool.open, hands.pool.shut, hands.log.names()) == (True, True, [])
 
 
 def test_a_full_queue_is_reported_with_what_runs() -> None:
