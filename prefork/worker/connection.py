@@ -56,6 +56,7 @@ class Connection:
         self.open = False
         self.timed_out = False
         self.stolen = False
+        self.unending = False
         self._slot = slot
         self._write_timeout = write_timeout
         self._socket = socket.socket(fileno=descriptor)
@@ -75,6 +76,7 @@ class Connection:
         self.open = True
         self.timed_out = False
         self.stolen = False
+        self.unending = False
         self._blocking = True
 
     def forget(self) -> None:
@@ -234,11 +236,15 @@ class Connection:
                 except OSError:
                     self.stolen = True
 
-    def close_hard(self) -> None:
-        """Close so that the peer does not take it for an orderly end: with a reset, where the socket has one (TCP)."""
-        if self.open and self._socket.family != socket.AF_UNIX:
+    def spoil_end(self) -> None:
+        """See that the peer does not take the end of this connection for an orderly one.
+
+        By a reset, where the socket has one (TCP); else it is ``unending``: to be kept open.
+        """
+        if self.open and self._socket.family == socket.AF_UNIX:
+            self.unending = True
+        elif self.open:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.close()
 
     def _check_open(self) -> None:
         if not self.open:

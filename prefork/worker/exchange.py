@@ -33,6 +33,7 @@ from prefork.worker.accesslog import AccessLog
 from prefork.worker.clock import HttpDate
 from prefork.worker.connection import Connection, Peer
 from prefork.worker.door import Door
+from prefork.worker.limbo import Limbo
 from prefork.worker.stream import Errors, FileWrapper, Input
 from prefork.worker.transfer import BodyLimits, Transfer
 from prefork.worker.wsgi import Response, close_result
@@ -85,6 +86,7 @@ class Exchange:
         self._door = Door() if door is None else door
         self._access_log = access_log
         self._began = 0.0  # when the connection, then its request came; monotonic
+        self._limbo = Limbo()
         self._refused = 0  # connections from addresses that may not connect
         self._date = HttpDate().now
         self._head_limits = HeadLimits(limits.max_header_size, limits.max_header_count, limits.max_connections)
@@ -129,6 +131,7 @@ class Exchange:
         for connection in self._connections.values():
             connection.forget()
         self._connections = {}
+        self._limbo.close()
         hooks.lend(None)
 
     def serve(self, descriptor: int, address: Any = "") -> None:
@@ -136,6 +139,8 @@ class Exchange:
         if not self._door.admits(address):
             self._turn_away(descriptor, address)
             return
+        if self._limbo.kept:
+            self._limbo.release()
         try:
             connection = self._open(descriptor)
         except OSError as error:
@@ -151,6 +156,8 @@ class Exchange:
             self._logger.error("exchange_failed", traceback=traceback.format_exc())
             self.leave = True
         finally:
+            if connection.unending:
+                self._limbo.keep(connection.descriptor)
             connection.close()
         if self._afterwards:
             self._run_afterwards()

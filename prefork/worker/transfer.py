@@ -195,7 +195,7 @@ class Transfer:
             if breaking:
                 self._transmit([breaking], len(breaking))
             if self._reader.closes_to_end:
-                self.connection.close_hard()
+                self.connection.spoil_end()
 
     def _transmit(self, buffers: list[bytes | memoryview], size: int) -> None:
         if self.gone:

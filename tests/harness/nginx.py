@@ -1,4 +1,4 @@
-"""Debian's nginx in a folder of its own, in front of a FastCGI address.
+"""Debian's nginx in a folder of its own, in front of a server that speaks FastCGI or HTTP.
 
 The listening socket is bound by the test and inherited by nginx (its own ``NGINX`` variable, made for upgrades of the
 binary), so the port is free without guessing, and a connect succeeds from the first moment: nothing to wait for.
@@ -24,6 +24,12 @@ __all__ = ["Nginx"]
 
 _PARAMS: Final = Path("/etc/nginx/fastcgi_params")  # as the package ships it
 
+# As the README tells it.
+_PROXY_HEADERS: Final = (
+    "proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; "
+    "proxy_set_header X-Forwarded-Proto $scheme;"
+)
+
 _CONFIGURATION: Final = """\
 {user}
 daemon off;
@@ -46,8 +52,7 @@ http {{
         server_name localhost;
         {server}
         location / {{
-            include {params};
-            fastcgi_pass {target};
+            {target}
             {location}
         }}
     }}
@@ -56,11 +61,13 @@ http {{
 
 
 class Nginx:
-    """nginx with one location that passes everything to a FastCGI address.
+    """nginx with one location that passes everything to one address.
 
-    ``socket``     the path (or ``@abstract`` name) behind it
-    ``location``   further directives of the location; ``server`` of the server block
-    ``keepalive``  connections to keep in an upstream pool, with ``fastcgi_keep_conn on``; 0 passes directly
+    ``socket``     the path (or ``@abstract`` name, or host:port) behind it
+    ``protocol``   "fastcgi"; "http" or "http/1.0" for proxy_pass in that version
+    ``location``   further directives of the location, with the prefix fastcgi_ also for HTTP; ``server`` of the server
+                   block
+    ``keepalive``  connections to keep in an upstream pool, with what that needs; 0 passes directly
     ``user``       whom its workers run as; needs root. Without it, they run as whoever runs the test
     """
 
@@ -69,6 +76,7 @@ class Nginx:
         socket: str,
         *,
         folder: Path,
+        protocol: str = "fastcgi",
         location: str = "",
         server: str = "",
         keepalive: int = 0,
@@ -76,8 +84,9 @@ class Nginx:
         workers: int = 1,
         level: str = "info",
     ) -> None:
-        self.folder = folder / "nginx"
-        self._backend = f"unix:{socket}"
+        self.folder = folder / f"nginx-{protocol.replace('/', '-')}"
+        self._protocol = protocol
+        self._backend = f"unix:{socket}" if socket[0] in "/@" else socket
         self._location = location
         self._server = server
         self._keepalive = keepalive
@@ -88,10 +97,17 @@ class Nginx:
         self.address: tuple[str, int] = ("", 0)
 
     def _configuration(self) -> str:
-        location, upstream, target = self._location, "", self._backend
+        upstream, backend = "", self._backend
         if self._keepalive:
-            upstream = f"upstream pool {{ server {self._backend}; keepalive {self._keepalive}; }}"
-            location, target = f"fastcgi_keep_conn on; {location}", "pool"
+            upstream, backend = f"upstream pool {{ server {backend}; keepalive {self._keepalive}; }}", "pool"
+        if self._protocol == "fastcgi":
+            location = self._location
+            target = f"include {_PARAMS}; fastcgi_pass {backend};" + " fastcgi_keep_conn on;" * bool(self._keepalive)
+        else:
+            location = self._location.replace("fastcgi_", "proxy_")
+            version = "1.0" if self._protocol == "http/1.0" else "1.1"
+            target = f"proxy_pass http://{backend}; proxy_http_version {version}; {_PROXY_HEADERS}"
+            target += ' proxy_set_header Connection "";' * bool(self._keepalive)
         return _CONFIGURATION.format(
             user=f"user {self._user};" if self._user else "",
             workers=self._workers,
@@ -100,7 +116,6 @@ class Nginx:
             upstream=upstream,
             listen=f"{self.address[0]}:{self.address[1]}",
             server=self._server,
-            params=_PARAMS,
             target=target,
             location=location,
         )

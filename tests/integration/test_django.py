@@ -47,12 +47,16 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def served(module_folder: Path) -> Iterator[tuple[Server, Nginx]]:
+def server(module_folder: Path) -> Iterator[Server]:
     options = ("--chdir", SITE, "--max-children", "1")
-    with (
-        Server("validated:django_site()", *options, folder=module_folder) as server,
-        Nginx(server.address, folder=module_folder) as nginx,
-    ):
+    with Server("validated:django_site()", *options, folder=module_folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["fastcgi", "http"])
+def served(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[Server, Nginx]]:
+    """One server behind both of nginx's ways to it."""
+    with Nginx(server.address, folder=server.folder, protocol=request.param) as nginx:
         yield server, nginx
         assert nginx.errors() == []
 

@@ -19,14 +19,18 @@ MEGABYTE = 1_048_576
 
 
 @pytest.fixture(scope="module")
-def served(module_folder: Path) -> Iterator[tuple[Server, Nginx]]:
+def server(module_folder: Path) -> Iterator[Server]:
     options = ("--chdir", str(EXAMPLES / "flask_app"), "--max-children", "1")
+    with Server("validated:flask_app()", *options, folder=module_folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["fastcgi", "http"])
+def served(request: pytest.FixtureRequest, server: Server) -> Iterator[tuple[Server, Nginx]]:
+    """One server behind both of nginx's ways to it."""
     # Unbuffered both ways: what the client sends and the application yields passes nginx as it comes.
     location = "fastcgi_buffering off; fastcgi_request_buffering off;"
-    with (
-        Server("validated:flask_app()", *options, folder=module_folder) as server,
-        Nginx(server.address, folder=module_folder, location=location) as nginx,
-    ):
+    with Nginx(server.address, folder=server.folder, protocol=request.param, location=location) as nginx:
         yield server, nginx
         assert nginx.errors() == []
 
@@ -72,12 +76,13 @@ def test_error_page(served: tuple[Server, Nginx]) -> None:
     assert nginx.fetch("GET", "/download?mb=9999").status == 400
 
 
-def test_plain_wsgi(folder: Path) -> None:
+@pytest.mark.parametrize("protocol", ["fastcgi", "http"])
+def test_plain_wsgi(folder: Path, protocol: str) -> None:
     """The plain example answers, and its line is written after the response."""
     chdir = str(EXAMPLES / "plain_wsgi")
     with (
         Server("validated:plain_wsgi()", "--chdir", chdir, "--workers", "1", folder=folder) as server,
-        Nginx(server.address, folder=folder) as nginx,
+        Nginx(server.address, folder=folder, protocol=protocol) as nginx,
     ):
         assert nginx.fetch("GET", "/hello").body == b"Hello from worker 0\n"
         server.wait_line("answered GET /hello")
