@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import prefork
 from prefork.config.load import from_keywords
 from prefork.config.model import Config, PoolConfig
-from prefork.errors import ConfigurationError, PreforkError
+from prefork.errors import AddressInUse, ConfigurationError, PreforkError
 from prefork.log import Logger, make_logger
 from prefork.master.holdings import Holdings
 from prefork.master.launch import Launch
@@ -185,7 +185,7 @@ def check(config: Config) -> Iterator[Verdict]:
 def _check_pool(config: Config, pool: PoolConfig, warnings: list[str]) -> None:
     identity = _identity(pool)
     warnings += [warning for warning in (root_warning(identity),) if warning]
-    listener = Listener.prepare(parse_address(pool.socket), **_access(pool))
+    listener = _look_over(pool)
     warnings += listener.warnings
     if not isinstance(pool.app, str):
         return  # it is imported already
@@ -226,6 +226,15 @@ def _claim(pool: PoolConfig) -> Listener:
         listener.close()
         raise
     return listener
+
+
+def _look_over(pool: PoolConfig) -> Listener:
+    """What `_claim` would find, without a trace: a port is bound and let go, and one that is in use may be by us."""
+    address = parse_address(pool.socket)
+    if address.kind is AddressKind.TCP:
+        with suppress(AddressInUse), closing(_claim(pool)) as listener:
+            return listener
+    return Listener.prepare(address, **_access(pool))
 
 
 def _check_exposure(pool: PoolConfig, listener: Listener) -> None:

@@ -21,7 +21,7 @@ from prefork.errors import UsageError
 
 __all__ = ["CommandLine", "Parser", "Task", "parse"]
 
-_ABOUT: Final = "Serve a WSGI application to nginx: FastCGI, a Unix socket, warm workers."
+_ABOUT: Final = "Serve a WSGI application to nginx, by FastCGI or HTTP, with warm workers."
 
 _NOTES: Final = """\
 TIME is 250ms, 30s, 5m, 1h or plain seconds; SIZE is 64K, 256M, 1G or plain

@@ -28,7 +28,8 @@ def check_pool(said: Source, pool: PoolConfig) -> list[str]:
     _check_address(said, pool)
     _check_mode(said, pool)
     _check_warmup(said, pool)
-    return list(_unused_access_options(said, pool))
+    _check_believed(said, pool)
+    return list(_without_effect(said, pool))
 
 
 def check_server(config: Config, said: Source, pools: Sequence[Source]) -> None:
@@ -43,6 +44,11 @@ def _check_address(said: Source, pool: PoolConfig) -> None:
         address = parse_address(pool.socket)  # judges the text alone, and early: nothing has been started yet
     except ConfigurationError as problem:
         raise ConfigurationError(f"{said['socket'].name}: {problem}") from None
+    if pool.allowed_addresses and address.kind in (AddressKind.PATH, AddressKind.ABSTRACT):
+        raise ConfigurationError(
+            f"{said['allowed_addresses']} means nothing for the socket {pool.socket}, to which nobody connects by TCP: "
+            "leave it out; who may connect to a Unix socket is said by socket_mode and socket_group"
+        )
     if address.kind is AddressKind.PATH:
         return
     for key in ("socket_mode", "socket_owner", "socket_group"):
@@ -86,13 +92,21 @@ def _check_background(config: Config, said: Source, pools: Sequence[Source]) -> 
             )
 
 
-def _unused_access_options(said: Source, pool: PoolConfig) -> Iterator[str]:
-    for field in fields(PoolConfig):
-        key = field.name
-        if not key.startswith("access_log_") or pool.access_log is not None:
-            continue
-        if key in said and getattr(pool, key) != field.default:
-            yield f"{said[key]} means nothing for the pool {pool.name}, which has no access_log"
+def _check_believed(said: Source, pool: PoolConfig) -> None:
+    if "none" in pool.forwarded_allow and len(pool.forwarded_allow) > 1:
+        raise ConfigurationError(f"{said['forwarded_allow']} believes nobody and somebody: leave out none, or the rest")
+
+
+def _without_effect(said: Source, pool: PoolConfig) -> Iterator[str]:
+    defaults = {field.name: field.default for field in fields(PoolConfig)}
+    useless = {
+        "access_log_format": (pool.access_log is None, "has no access_log"),
+        "access_log_suppress": (pool.access_log is None, "has no access_log"),
+        "forwarded_allow": (pool.protocol == "fastcgi", "speaks no HTTP"),
+    }
+    for key, (holds, why) in useless.items():
+        if holds and key in said and getattr(pool, key) != defaults[key]:
+            yield f"{said[key]} means nothing for the pool {pool.name}, which {why}"
 
 
 def _check_places(config: Config, said: Source, pools: Sequence[Source]) -> None:

@@ -43,6 +43,7 @@ _NO_SOCKET: Final = """\
 no socket: expected one of
   --socket /run/mysite/app.sock   a path in a directory that the web server may enter
   --socket @mysite                a name in the abstract namespace
+  --socket 127.0.0.1:8000         an address and a port, for HTTP
   --socket fd://3                 a listening socket inherited from the parent process
   SOCK_PATH=/run/mysite/app.sock  in the environment, or PREFORK_SOCKET, which wins over it"""
 

@@ -87,16 +87,20 @@ Combinations that contradict themselves are errors that name both sides:
 * a `socket_mode` that lets nobody connect;
 * `warmup` with `preload = "never"`;
 * `daemonize` with an `error_log` on stderr (the default), or with an `access_log` on standard output;
+* `allowed_addresses` for a Unix socket;
+* `protocol = "fastcgi"` on an address that other machines can reach, without `allowed_addresses`;
+* `none` in `forwarded_allow` beside others;
 * one path for two pools, or for a socket and a pid file, a control socket or a log.
 
-`access_log_format` or `access_log_suppress` without an `access_log` is a warning.
+`access_log_format` or `access_log_suppress` without an `access_log` is a warning, and so is `forwarded_allow` where
+no HTTP is spoken.
 
 ### Looking before serving
 
 `prefork-serve --config prefork.toml --check` looks at all that a start would look at: every value, users, groups,
 paths, the place of each socket, and the import of each application, in a process of its own, as the user it would run
 as. It prints a line for each pool, leaves nothing behind, does not disturb a server that is running with that
-configuration, and exits with 0 or 78.
+configuration, and exits with 0 or 78. Only a socket that is inherited (`fd://N`) is not looked at before it serves.
 
 `--show-config` prints what is in effect, as a file that could be loaded again, and beside every value where it comes
 from: the default, the table of the file, the variable, or the command line. Values in `env` are not shown, since

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+import socket
 import subprocess
 import sys
 import tomllib
@@ -150,6 +151,22 @@ def test_check_tells_the_warnings_of_loading(folder: Path) -> None:
     done = serve("prefork.demo", "--socket", "a", "--check", "--access-log-format", "json", folder=folder)
     assert done.returncode == 0
     assert done.stderr.count("prefork-serve: warning: --access-log-format json means nothing for the pool www") == 1
+
+
+def test_check_of_a_port(folder: Path) -> None:
+    """A port is looked at like a path: one that is free or serves is fine, one that cannot be had is not."""
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        port = somebody.getsockname()[1]
+        done = serve("prefork.demo", "--socket", f"127.0.0.1:{port}", "--check", folder=folder)
+        assert (done.returncode, done.stdout) == (0, "pool www: ok\n")
+    done = serve("prefork.demo", "--socket", f"127.0.0.1:{port}", "--check", folder=folder)
+    assert (done.returncode, done.stdout) == (0, "pool www: ok\n")
+    done = serve("prefork.demo", "--socket", "192.0.2.1:8000", "--check", folder=folder)
+    assert done.returncode == 78
+    assert "this machine has no address 192.0.2.1" in done.stderr
+    done = serve("prefork.demo", "--socket", f"0.0.0.0:{port}", "--protocol", "fastcgi", "--check", folder=folder)
+    assert done.returncode == 78
+    assert "expected allowed_addresses (the proxy's address)" in done.stderr
 
 
 @pytest.mark.root

@@ -14,7 +14,6 @@ SAID: Mapping[str, tuple[str, Any]] = {
     "socket_group": ("33", "33"),
     "backlog": ("2", 2),
     "protocol": ("http", "http"),
-    "allowed_addresses": ("10.0.0.7, fd00::/8", ("10.0.0.7", "fd00::/8")),
     "forwarded_allow": ("unix,10.0.0.0/8", ("unix", "10.0.0.0/8")),
     "pm": ("static", "static"),
     "max_children": ("50", 50),

@@ -55,6 +55,13 @@ TWO = '[pool.x]\napp = "a"\nsocket = "s"\n[pool.y]\napp = "a"\nsocket = "t"\n'
             "PREFORK_SOCKET_OWNER me means nothing for the socket @x, which has no file: leave it out",
         ),
         (("--socket", "@x", "--socket-group", "g"), {}, "--socket-group g means nothing for the socket @x"),
+        (
+            ("--allowed-addresses", "10.0.0.1"),
+            {},
+            "--allowed-addresses 10.0.0.1 means nothing for the socket s, to which nobody connects by TCP",
+        ),
+        (("--forwarded-allow", "unix,none"), {}, "--forwarded-allow unix,none believes nobody and somebody: leave out"),
+        (("--socket", "127.0.0.1:1", "--socket-mode", "0600"), {}, "--socket-mode 0600 means nothing for the socket"),
         # a mode that lets nobody in
         (
             ("--socket-mode", "0555"),
@@ -165,6 +172,11 @@ def test_nothing_odd() -> None:
             (),
             {"PREFORK_ACCESS_LOG_SUPPRESS": "/ping"},
             "PREFORK_ACCESS_LOG_SUPPRESS /ping means nothing for the pool www, which has no access_log",
+        ),
+        (
+            ("--protocol", "fastcgi", "--forwarded-allow", "none"),
+            {},
+            "--forwarded-allow none means nothing for the pool www, which speaks no HTTP",
         ),
     ],
 )

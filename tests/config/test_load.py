@@ -48,7 +48,7 @@ def failure(kind: type[PreforkError], *words: str, **environ: str) -> str:
 
 def test_table_is_whole() -> None:
     """The tests below see every option there is, but for those that have their own tests."""
-    assert set(SAID) == {option.key for option in OPTIONS} - {"socket", "workers", "daemonize"}
+    assert set(SAID) == {option.key for option in OPTIONS} - {"socket", "workers", "daemonize", "allowed_addresses"}
 
 
 def test_least() -> None:
@@ -235,6 +235,18 @@ def test_daemonize() -> None:
     assert load(PREFORK_DAEMONIZE="YES", PREFORK_ERROR_LOG="syslog").daemonize is True
     assert from_keywords(APP, {"socket": SOCKET, "daemonize": True, "error_log": "l"}, {}).daemonize is True
     assert from_keywords(APP, {"socket": SOCKET, "daemonize": False}, {}).daemonize is False
+
+
+def test_allowed_addresses() -> None:
+    """Who may connect is for TCP alone; several are separated by commas or spaces."""
+    tcp = "127.0.0.1:8000"
+    expected = ("10.0.0.7", "fd00::/8")
+    words = ["--allowed-addresses", "10.0.0.7,fd00::/8"]
+    assert configured([APP, "--socket", tcp, *words], {}).pools[0].allowed_addresses == expected
+    environ = {"PREFORK_SOCKET": tcp, "PREFORK_ALLOWED_ADDRESSES": "10.0.0.7 fd00::/8"}
+    assert configured([APP], environ).pools[0].allowed_addresses == expected
+    keywords = {"socket": tcp, "allowed_addresses": expected}
+    assert from_keywords(APP, keywords, {}).pools[0].allowed_addresses == expected
 
 
 def test_workers_beat_the_weaker_source() -> None:
