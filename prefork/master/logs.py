@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prefork.config.model import Config, PoolConfig
 from prefork.errors import ConfigurationError, PreforkError
@@ -45,8 +45,11 @@ class Logs:
             logs[Place.ACCESS_LOG] = self._access[pool]
         return logs
 
-    def reopen(self, logger: Logger) -> list[str]:
-        """Open every log that has a path anew; returns what could not be. Such a one goes on in its old file."""
+    def reopen(self, logger: Logger, hand_out: Callable[[], None]) -> list[str]:
+        """Open every log that has a path anew and hand them out; returns what could not be opened.
+
+        Such a one goes on in its old file. What is logged about it is logged when everybody has the new ones.
+        """
         problems = []
         renewed = []
         for log in (self.error, *self._access.values()):
@@ -57,6 +60,7 @@ class Logs:
                 renewed.append(log.name)
             except PreforkError as error:
                 problems.append(str(error))
+        hand_out()
         for problem in problems:
             logger.error("log_not_reopened", error=problem)
         logger.info("logs_reopened", logs=renewed)

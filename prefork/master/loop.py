@@ -91,10 +91,16 @@ class Master:
         A log that cannot be opened goes on in its old file. When this returns, no worker begins another line in a
         file that was replaced.
         """
-        problems = [] if self._logs is None else self._logs.reopen(self._logger)
+        return [] if self._logs is None else self._logs.reopen(self._logger, self._hand_out_logs)
+
+    def _hand_out_logs(self) -> None:
         for hands in self._pools:
             hands.renew_logs()
-        return problems
+
+    def say(self, text: str) -> None:
+        """Write lines for a person into the error log, as they are; like events, they wait for no terminal."""
+        if self._logs is not None:
+            self._logs.error.write(text.encode("utf-8", "backslashreplace"))
 
     def attend(self, source: Any, call: Callable[[float], None], events: int = selectors.EVENT_READ) -> None:
         """Call this with the time whenever a descriptor is ready. Once more for the same one: instead of before."""

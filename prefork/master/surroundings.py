@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -84,9 +84,7 @@ def _say(master: Master, console: bool) -> None:
         for hands in master.pools:
             announce(hands)
         return
-    text = "".join(f"{line}\n" for line in _lines(master))
-    with suppress(OSError):  # a terminal that is gone; the log has the same trouble
-        os.write(2, text.encode("utf-8", "backslashreplace"))
+    master.say("".join(f"{line}\n" for line in _lines(master)))
 
 
 def _lines(master: Master) -> list[str]:

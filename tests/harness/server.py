@@ -95,6 +95,7 @@ class Server:
         env: Mapping[str, str] | None = None,
         chdir: Path | None = None,
         pass_fds: Sequence[int] = (),
+        stdout: int | None = None,
     ) -> None:
         self.folder = folder
         self.address = str(folder / "app.sock") if socket is None else socket
@@ -109,6 +110,7 @@ class Server:
             "group": group,
             "extra_groups": extra_groups,
             "pass_fds": tuple(pass_fds),
+            "stdout": stdout,
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._log: _Log | None = None
