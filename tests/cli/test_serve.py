@@ -101,8 +101,8 @@ def test_check_tells_what_is_odd(folder: Path) -> None:
         (("prefork.demo", "--socket", "a", "--user", "nonesuch"), "there is no user 'nonesuch': create it"),
         (("prefork.demo", "--socket", "a", "--chdir", "elsewhere"), "the application's directory {0}/elsewhere cannot"),
         (
-            ("prefork.demo", "--socket", "a", "--rlimit-files", "1000000000"),
-            "rlimit_files 1000000000: the kernel allows",
+            ("prefork.demo", "--socket", "a", "--rlimit-files", "1073741824"),
+            "rlimit_files 1073741824: the kernel allows",
         ),
         (("nonesuch", "--socket", "a"), "nonesuch: there is no module 'nonesuch' in {0}"),
         (("prefork.demo:nonesuch", "--socket", "a"), "prefork.demo:nonesuch: prefork.demo has no 'nonesuch'"),
