@@ -85,6 +85,7 @@ class Exchange:
         self._limits = limits
         self._door = Door() if door is None else door
         self._access_log = access_log
+        self._request_id = ""  # of the request at hand, or the one just answered
         self._began = 0.0  # when the connection, then its request came; monotonic
         self._limbo = Limbo()
         self._refused = 0  # connections from addresses that may not connect
@@ -147,13 +148,14 @@ class Exchange:
             self._logger.error("connection_unusable", descriptor=descriptor, error=str(error))
             return
         self._connection = connection
+        self._request_id = ""
         try:
             self._converse(connection, address)
         except ClientDisconnected as error:
-            self._logger.debug("client_disconnected", reason=str(error))
+            self._logger.debug("client_disconnected", reason=str(error), request_id=self._request_id)
         # A fault of ours, or what a signal handler of the application raised: this worker is not to be trusted.
         except BaseException:  # noqa: BLE001
-            self._logger.error("exchange_failed", traceback=traceback.format_exc())
+            self._logger.error("exchange_failed", traceback=traceback.format_exc(), request_id=self._request_id)
             self.leave = True
         finally:
             if connection.unending:
@@ -252,7 +254,7 @@ class Exchange:
         """Answer one request; whether the peer may send another on this connection."""
         began = time.monotonic()
         self._slot.begin(RUNNING, request.method, request.uri, began)
-        request_id = self._identify(request)
+        request_id = self._request_id = self._identify(request)
         self._errors.begin(request_id)
         if self._access_log is not None:
             self._began = began
@@ -368,7 +370,7 @@ class Exchange:
             try:
                 task()
             except BaseException as error:  # noqa: BLE001 — as for the application itself
-                self._logger.error("after_response_failed", traceback=_describe(error))
+                self._logger.error("after_response_failed", traceback=_describe(error), request_id=self._request_id)
                 if not isinstance(error, Exception) or isinstance(error, MemoryError):
                     self.leave = True
 
