@@ -34,7 +34,7 @@ __all__ = ["Door"]
 _MOST_CLIENTS: Final = 16
 _PATIENCE: Final = 5.0  # seconds for an order to arrive, and again for its answer to be taken
 
-Answer = dict[str, Any] | None  # None: later, in `close`
+_Answer = dict[str, Any] | None  # None: later, in `close`
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +58,7 @@ class Door:
         self._logger = logger
         self._clients: set[_Client] = set()
         self._leavers: list[_Client] = []
-        self._commands: dict[str, Callable[[Order, _Client], Answer]] = {
+        self._commands: dict[str, Callable[[Order, _Client], _Answer]] = {
             "ping": lambda _order, _client: describe_listeners(master),
             "status": lambda _order, _client: describe_server(master, time.monotonic()),
             "stop": self._stop,
@@ -119,7 +119,7 @@ class Door:
             client.pieces = encode_answer(answer)
             self._write(client, now)
 
-    def _obey(self, order: Order, client: _Client) -> Answer:
+    def _obey(self, order: Order, client: _Client) -> _Answer:
         if order.socket is not None and order.socket not in {
             hands.holdings.listener.path for hands in self._master.pools
         }:
@@ -127,14 +127,14 @@ class Door:
         answer = self._commands[order.command](order, client)
         return None if answer is None else {"ok": True, **answer}
 
-    def _stop(self, order: Order, client: _Client) -> Answer:
+    def _stop(self, order: Order, client: _Client) -> _Answer:
         client.until = None
         self._leavers.append(client)
         command = Command.STOP_NOW if order.now else Command.STOP
         self._master.order(command, peer_pid=client.pid, peer_uid=client.uid)
         return None
 
-    def _reopen_logs(self, _order: Order, _client: _Client) -> Answer:
+    def _reopen_logs(self, _order: Order, _client: _Client) -> _Answer:
         problems = self._master.reopen_logs()
         if problems:
             raise ProtocolError("; ".join(problems))
