@@ -22,7 +22,7 @@ from prefork.system import channel as wire
 from prefork.system.channel import Kind, Place
 from prefork.system.processes import RETIRE_SIGNAL
 
-__all__ = ["HasDescriptor", "Performer"]
+__all__ = ["HasDescriptor", "Performer", "Watch"]
 
 _AT_WORK: Final = (model.RUNNING, model.WRITING, model.FINISHING)
 
