@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -410,6 +412,58 @@ def test_a_head_that_takes_too_long(desk: Desk, book: Book) -> None:
     (line,) = book.take()
     status, seconds = line.split()
     assert (status, float(seconds) >= 0.05) == ("408", True)
+
+
+SYSTEM_CALLS = """
+import os, socket, sys
+from prefork.policy.access_format import parse
+from prefork.system.logplaces import open_log
+from prefork.worker.accesslog import AccessLog
+from prefork.worker.exchange import Exchange, Limits
+from wire import Desk, get, hello
+desk = Desk()
+log = AccessLog(open_log(sys.argv[2], "access_log"), parse(sys.argv[3]), ("/ping",), pool="www", slot=1, parent=2)
+exchange = Exchange(hello, desk.slot, desk.log, Limits(), multiprocess=True, access_log=log)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+for turn in range(4):
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(sys.argv[1])
+    client.sendall(get(SCRIPT_NAME="/ping" if sys.argv[4:] else "/"))
+    os.write(2, b"begin")
+    descriptor, _ = listener._accept()
+    exchange.serve(descriptor)
+    os.write(2, b"end")
+    assert client.recv(1000).startswith(bytes((1, 6)))
+    client.close()
+"""
+
+
+@pytest.mark.tool("strace")
+@pytest.mark.parametrize(
+    ("format", "more", "expected"),
+    [
+        ("combined", (), ["write"]),
+        ("json", (), ["write"]),
+        ("%C", (), ["getrusage", "getrusage", "write"]),
+        ("combined", ("suppressed",), []),
+    ],
+)
+def test_system_calls(tmp_path: Path, format: str, more: tuple[str, ...], expected: list[str]) -> None:
+    """A line costs one write(2), and what its format asks for; a suppressed one costs nothing."""
+    trace = tmp_path / "trace"
+    script = ["-c", SYSTEM_CALLS, str(tmp_path / "s"), str(tmp_path / "a.log"), format, *more]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = ["strace", "-o", str(trace), sys.executable, *script]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+    calls = [line.split("(")[0] if "begin" not in line else "begin" for line in trace.read_text().splitlines()]
+    last = len(calls) - 1 - calls[::-1].index("begin")
+    end = calls.index("write", last + len(expected) + 4 + 1)
+    found = calls[last + 1 : end]
+    assert sorted(found) == sorted(["accept4", "recvfrom", "sendto", "close", *expected])
+    if expected:
+        assert found.index("sendto") < found.index("write")  # the client does not wait for it
 
 
 @pytest.mark.parametrize(
