@@ -279,7 +279,8 @@ def _performer(pool: PoolConfig, holdings: Holdings, launch: Launch, logger: Log
         slots=holdings.scoreboard.slots,
         boot_timeout=pool.boot_timeout,
         graceful_timeout=pool.graceful_timeout,
-        inherited=not holdings.listener.shut_wakes,
+        inherited=holdings.listener.inherited,
+        silent=holdings.listener.is_tcp,
     )
     if pool.catch_output:
         holdings.outputs = Outputs(logger, master.attend, master.dismiss, book.pid_in)

@@ -9,12 +9,11 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prefork.cli.console import Failure
 from prefork.errors import UsageError
-from prefork.protocol.fastcgi_client import encode_stdin
 from prefork.system.address import Address, AddressKind, parse_address
 
 __all__ = ["client_address", "connect", "received"]
@@ -45,15 +44,18 @@ def connect(address: Address) -> socket.socket:
     return connection
 
 
-def received(connection: socket.socket, opening: bytes, body: int | None) -> Iterator[bytes]:
+def received(
+    connection: socket.socket, opening: bytes, body: int | None, encode: Callable[[bytes], bytes]
+) -> Iterator[bytes]:
     """Send a request and yield what comes back meanwhile and afterwards, until the peer closes.
 
-    ``opening`` is everything before the body, ``body`` a descriptor to read that from, or None. A peer that stops
+    ``opening`` is everything before the body, ``body`` a descriptor to read that from, or None, ``encode`` how a piece
+    of it is sent (``b""``: its end). A peer that stops
     listening may still have answered, so an error in sending only ends the sending. Raises `Failure` when the
     connection breaks.
     """
     connection.setblocking(False)
-    outgoing = bytearray(opening) + (encode_stdin(b"") if body is None else b"")
+    outgoing = bytearray(opening) + (encode(b"") if body is None else b"")
     while True:
         poller = select.poll()
         poller.register(connection, select.POLLIN | (select.POLLOUT if outgoing else 0))
@@ -71,7 +73,7 @@ def received(connection: socket.socket, opening: bytes, body: int | None) -> Ite
             yield data
         if body is not None and body in ready:
             chunk = os.read(body, _CHUNK)
-            outgoing += encode_stdin(chunk)
+            outgoing += encode(chunk)
             body = body if chunk else None
         elif happened & select.POLLOUT:
             try:

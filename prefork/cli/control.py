@@ -136,6 +136,9 @@ def _describe_asking(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("path", metavar="PATH", help="what to ask for: a path that begins with /, perhaps with a query")
     one.add_argument("-H", "--header", metavar="NAME:VALUE", action="append", default=[], help="a header; repeatable")
     one.add_argument("--method", metavar="METHOD", help="the request's method (GET, with --data POST)")
+    one.add_argument(
+        "--protocol", choices=("fastcgi", "http"), help="how it is sent (fastcgi, but to a TCP address http)"
+    )
     one.add_argument("--data", metavar="FILE", help="send this file as the body; - is the standard input")
     one.add_argument("--include", action="store_true", help="print status and headers before the body")
     wait = add(

@@ -6,19 +6,23 @@ import argparse
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO, Final
 
 from prefork.cli.cgi import Answer, complaint, request_params
 from prefork.cli.client import connect, received
 from prefork.cli.console import Failure
 from prefork.errors import ProtocolError, UsageError
+from prefork.protocol import fastcgi_client, http1_client
 from prefork.protocol import fastcgi_records as records
-from prefork.protocol.fastcgi_client import ResponseReader, encode_request
-from prefork.system.address import Address
+from prefork.system.address import Address, AddressKind
 
 __all__ = ["get"]
+
+_Reader = fastcgi_client.ResponseReader | http1_client.ResponseReader
+_Language = tuple[_Reader, bytes, Callable[[bytes], bytes]]
 
 _REFUSALS: Final = {
     records.CANT_MPX_CONN: "it takes one request per connection",
@@ -32,16 +36,18 @@ def get(address: Address, words: argparse.Namespace) -> int:
     method = words.method or ("GET" if words.data is None else "POST")
     with _body(words.data) as (body, length):
         params = request_params(method, words.path, words.header, length, body is not None)
-        answer, reader = Answer(), ResponseReader()
+        answer = Answer()
+        reader, opening, encode = _language(words.protocol, address, params, body is not None)
         with connect(address) as connection:
             try:
-                for data in received(connection, encode_request(params), body):
+                for data in received(connection, opening, body, encode):
                     try:
                         reader.receive(data)
                     finally:  # what came before the first wrong byte is right
                         _pass_on(answer, reader, include=words.include)
                     if reader.ended:
                         break
+                reader.closed()
             except ProtocolError as problem:
                 raise Failure(f"the response is broken: {problem}{_so_far(answer)}") from None
             except Failure as problem:
@@ -52,7 +58,16 @@ def get(address: Address, words: argparse.Namespace) -> int:
     return 0
 
 
-def _pass_on(answer: Answer, reader: ResponseReader, *, include: bool) -> None:
+def _language(protocol: str | None, address: Address, params: Mapping[str, str], body: bool) -> _Language:
+    """How the request is said: what takes the answer apart, what opens the request, what wraps its body."""
+    if (protocol or ("http" if address.kind is AddressKind.TCP else "fastcgi")) == "fastcgi":
+        return fastcgi_client.ResponseReader(), fastcgi_client.encode_request(params), fastcgi_client.encode_stdin
+    chunked = body and not params["CONTENT_LENGTH"]
+    reader = http1_client.ResponseReader(params["REQUEST_METHOD"])
+    return reader, http1_client.encode_request(params, body=body), partial(http1_client.encode_body, chunked=chunked)
+
+
+def _pass_on(answer: Answer, reader: _Reader, *, include: bool) -> None:
     """Write what has arrived to where it belongs, and forget it: a download may be larger than memory."""
     if reader.stderr:
         _write(sys.stderr.buffer, bytes(reader.stderr))
@@ -67,7 +82,7 @@ def _pass_on(answer: Answer, reader: ResponseReader, *, include: bool) -> None:
         _write(sys.stdout.buffer, body)
 
 
-def _judge(method: str, answer: Answer, reader: ResponseReader) -> str | None:
+def _judge(method: str, answer: Answer, reader: _Reader) -> str | None:
     """What is wrong with the answer as a whole, or nothing."""
     if not reader.ended:
         return f"the server closed the connection before the end of the response{_so_far(answer)}"

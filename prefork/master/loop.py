@@ -237,7 +237,7 @@ class Master:
             # Armed first, then looked at: a worker that leaves idleness in between rings for nothing.
             if pool.open and now >= holdings.doorbell.arm_at:
                 holdings.control.arm_doorbell(True)
-            queue = self._queues.queue(holdings.listener.inode) if pool.open else None
+            queue = holdings.listener.queue(self._queues) if pool.open else None
             waiting, limit = (queue.waiting, queue.limit) if queue is not None else (None, None)
             views.append(pool.view(holdings.scoreboard.states(), waiting, limit))
         return Snapshot(now, self._phase, self._phase_since, tuple(views))

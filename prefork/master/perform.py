@@ -26,6 +26,9 @@ __all__ = ["HasDescriptor", "Performer", "Watch"]
 
 _AT_WORK: Final = (model.RUNNING, model.WRITING, model.FINISHING)
 
+_FULL_SOCKET: Final = "connects are refused (EAGAIN; nginx: 11: Resource temporarily unavailable)"
+_FULL_PORT: Final = "connects are not answered: clients try again after a second (nginx: upstream timed out)"
+
 Watch = Callable[["Performer", Channel], None]
 
 
@@ -168,9 +171,7 @@ class Performer:
 
     def _listen(self, action: model.Listen, _now: float) -> None:
         channel = self.holdings.workers.get(action.slot)
-        if channel is not None and self._tell(
-            channel, Kind.LISTEN, {"drains": self.holdings.listener.drains}, self.holdings.listener
-        ):
+        if channel is not None and self._tell(channel, Kind.LISTEN, {}, self.holdings.listener):
             self.pool.listening(action.slot)
 
     def _retire(self, action: model.Retire, now: float) -> None:
@@ -228,7 +229,7 @@ class Performer:
             busy=len(busy),
             workers=len(listening),
             running=describe([request for request in running if request is not None]),
-            message="connects are refused (EAGAIN; nginx: 11: Resource temporarily unavailable)",
+            message=_FULL_PORT if self.holdings.listener.is_tcp else _FULL_SOCKET,
         )
 
     def _queue_ended(self, action: model.QueueEnded, _now: float) -> None:

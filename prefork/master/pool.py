@@ -27,6 +27,7 @@ class Pool:
         boot_timeout: float,
         graceful_timeout: float,
         inherited: bool,
+        silent: bool = False,
     ) -> None:
         self.name = name
         self.app_name = app_name
@@ -48,6 +49,7 @@ class Pool:
         self._boot_timeout = boot_timeout
         self._graceful_timeout = graceful_timeout
         self._inherited = inherited
+        self._silent = silent
 
     # the zygote
 
@@ -169,6 +171,7 @@ class Pool:
             open=self.open,
             shut=self.shut,
             inherited=self._inherited,
+            silent=self._silent,
             verified=self.verified,
             ended=ended,
             waiting=waiting,

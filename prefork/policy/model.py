@@ -149,7 +149,8 @@ class PoolView:
     zygote: Zygote | None
     open: bool = False  # the listener accepts connections
     shut: bool = False  # the listener refuses them again, for good
-    inherited: bool = False  # the listener is somebody else's, or TCP: its end wakes no worker
+    inherited: bool = False  # the listener belongs to somebody else
+    silent: bool = False  # the listener's end wakes no worker (TCP): they are retired when nobody waits any more
     verified: bool = False  # the application was loaded once, by this generation or another
     ended: tuple[Ended, ...] = ()
     waiting: int | None = None  # connections in the listen queue; None: unknown

@@ -191,12 +191,15 @@ def _see_off(draft: _Draft, snapshot: Snapshot) -> None:
     if snapshot.phase is Phase.DRAINING:
         if pool.open and not pool.shut:
             draft.actions.append(ShutListener(pool.name))
-        # A listener of our own wakes its workers when its queue is empty. Somebody else's does not, and workers
-        # that were never given one would wait for it.
+        # A Unix listener of our own wakes its workers when its queue is empty. One of TCP has to be watched until
+        # then; somebody else's is left as it is; and workers that were never given one would wait for it.
+        drained = pool.silent and pool.shut and not pool.waiting
+        if pool.silent and not drained:
+            draft.wake(snapshot.now + saturation.LOOK_AGAIN)
         draft.actions += [
             Retire(pool.name, worker.slot)
             for worker in workers
-            if worker.retired is None and (pool.inherited or not pool.open)
+            if worker.retired is None and (pool.inherited or not pool.open or drained)
         ]
     for worker in workers:
         if worker.retired is not None or snapshot.phase in (Phase.DRAINING, Phase.KILLING):

@@ -73,6 +73,9 @@ class ResponseReader:
             elif identifier == 0:
                 self._take_management(kind, content)
 
+    def closed(self) -> None:
+        """The peer has closed the connection; whether it may is told by ``ended``."""
+
     def _take(self, kind: int, content: bytes) -> None:
         if kind == records.STDERR:
             self.stderr += content

@@ -40,6 +40,7 @@ from prefork.system.probe import (
     look_at,
     probe,
 )
+from prefork.system.sockdiag import QueueReading, SocketDiagnosis
 
 __all__ = ["Address", "AddressKind", "Listener", "parse_address"]
 
@@ -144,19 +145,15 @@ class Listener:
         return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
     @property
-    def shut_wakes(self) -> bool:
-        """Whether `shut` ends every accept(2) by itself; where it does not, workers have to be retired."""
-        return not (self.inherited or self.is_tcp)
-
-    @property
-    def drains(self) -> bool:
-        """Whether after `shut` accept(2) fails with EAGAIN as soon as nobody waits any more."""
-        return self.is_tcp and not self.inherited
-
-    @property
     def inode(self) -> int:
         """The socket's own inode, by which sock_diag knows it (not the file's). Only after `open`."""
         return os.fstat(self.fileno()).st_ino
+
+    def queue(self, diagnosis: SocketDiagnosis) -> QueueReading | None:
+        """How many wait to be accepted, and how many may; None where the kernel does not tell. Only after `open`."""
+        if self._socket is not None and self.is_tcp:
+            return tcp.queue(self._socket)
+        return diagnosis.queue(self.inode)
 
     def fileno(self) -> int:
         """The descriptor that workers accept from. Only after `open`."""
@@ -198,7 +195,7 @@ class Listener:
 
         New connects are refused; those in the queue can still be accepted, and after the last one accept(2) fails
         with EINVAL in every process. The path goes, if it is still ours. An inherited socket is left alone:
-        shutdown(2) acts on the socket, whoever else holds it. For TCP see `tcp.refuse_new`.
+        shutdown(2) acts on the socket, whoever else holds it. On TCP nothing fails: see `tcp.refuse_new`.
         """
         if self.inherited or self._socket is None:
             return

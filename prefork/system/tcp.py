@@ -5,7 +5,7 @@
 * SO_REUSEADDR: connections of a predecessor that still linger are no obstacle; a live listener is.
 * TCP_NODELAY is set on the listener, from which Linux hands it on to every connection.
 * A listening TCP socket cannot be shut down: that, as its close, resets whoever waits in its queue. So at the end new
-  connections are dropped on arrival and accept(2) no longer blocks; whoever finds the queue empty may leave.
+  connections are dropped on arrival, and the socket is closed when its queue has been served.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from typing import Any, Final
 from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
 from prefork.system.address import Address
 from prefork.system.probe import describe_pid, find_holder
+from prefork.system.sockdiag import QueueReading
 
-__all__ = ["bind_port", "in_use", "is_loopback", "no_delay", "refuse_new"]
+__all__ = ["bind_port", "in_use", "is_loopback", "no_delay", "queue", "refuse_new"]
 
 _LISTENS: Final = "0A"  # TCP_LISTEN, net/tcp_states.h, as in the column st of /proc/net/tcp
 _SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
+# struct tcp_info, linux/tcp.h. Of a listener, tcpi_unacked is its queue and tcpi_sacked the limit of that.
+_INFO_SIZE: Final = 104
+_LENGTHS: Final = struct.Struct("=II")
+_LENGTHS_AT: Final = 24
 _DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)  # struct sock_filter: BPF_RET | BPF_K, nothing
 
 
@@ -113,12 +118,20 @@ def no_delay(listener: socket.socket) -> None:
 
 
 def refuse_new(listener: socket.socket) -> None:
-    """The last day: new connections are dropped as they arrive, and accept(2) fails with EAGAIN after the last one.
+    """The last day: new connections are dropped as they arrive, whichever process has the socket; who waits may stay.
 
-    Both hold for every process that has the socket. One that blocks in accept(2) already must be woken by a signal.
+    To their clients it is as if the packets were lost: they try again, until the close refuses them.
     """
     instructions = ctypes.create_string_buffer(_DROP_ALL)
     program = struct.pack("HL", 1, ctypes.addressof(instructions))  # struct sock_fprog
     with suppress(OSError):
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-    os.set_blocking(listener.fileno(), False)
+
+
+def queue(listener: socket.socket) -> QueueReading | None:
+    """How many wait to be accepted, and the limit; None where the kernel does not tell."""
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+        return QueueReading(*_LENGTHS.unpack_from(info, _LENGTHS_AT))
+    except (OSError, struct.error):
+        return None

@@ -3,8 +3,7 @@
 The worker blocks in accept(2) and nowhere else while idle. It leaves in one of three ways, none of which can drop a
 connection that was already accepted:
 
-* the master shuts the listener down: accept fails with EINVAL once the queue is empty; or on TCP, which cannot be shut
-  down without loss, it makes the listener non-blocking, and after a signal accept fails with EAGAIN then;
+* the master shuts the listener down: accept fails with EINVAL once the queue is empty;
 * the master sets the retire flag and sends `RETIRE_SIGNAL`: the handler points the listening descriptor at a socket
   that is not listening, and the accept that is retried after the interruption (PEP 475) fails with EINVAL;
 * the retire flag is seen before the next accept.
@@ -108,7 +107,6 @@ class Worker:
         self._deaf = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener: socket.socket | None = None
         self._exchange: Exchange | None = None
-        self._drains = False
         self._is_copy = False
 
     def run(self) -> int:
@@ -127,7 +125,6 @@ class Worker:
         self._listener = socket.socket(fileno=order.descriptors[0])
         self._listener.settimeout(None)
         self._logs.watch()
-        self._drains = bool(order.body["drains"])
         birth = self._birth
         door = Door(birth.protocol, birth.allowed_addresses, birth.forwarded_allow, self._listener)
         self._exchange = Exchange(
@@ -161,7 +158,7 @@ class Worker:
     def _accept(self, listener: socket.socket, exchange: Exchange) -> int:
         accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001 - the number is all that is needed
         slot = self.slot
-        while not (exchange.leave or (slot.retire and not self._is_draining())):
+        while not (slot.retire or exchange.leave):
             slot.enter(IDLE)
             try:
                 descriptor, address = accept()
@@ -186,8 +183,6 @@ class Worker:
         if error.errno in _PASSING:
             return False
         if error.errno == errno.EAGAIN:
-            if self._drains:
-                return True  # the master has shut it, and nobody waits any more
             # Another holder of an inherited listener made it non-blocking; the flag is shared by all of them.
             os.set_blocking(listener, True)
             return False
@@ -198,15 +193,11 @@ class Worker:
         self._logger.error("accept_failed", error=str(error), message="the worker leaves and is replaced")
         return True
 
-    def _is_draining(self) -> bool:
-        """Whether the listener was shut in the way that lets accept(2) fail once nobody waits."""
-        return self._drains and self._listener is not None and not os.get_blocking(self._listener.fileno())
-
     def _look_at_retire_flag(self, _number: int, _frame: FrameType | None) -> None:
         if self._listener is None:
             return
         self._logs.look()
-        if self.slot.retire and not self._is_draining():
+        if self.slot.retire:
             os.dup2(self._deaf.fileno(), self._listener.fileno(), inheritable=False)
 
     def _forget(self) -> None:

@@ -123,7 +123,7 @@ def test_both_directions_at_once(folder: Path) -> None:
     thread.start()
     descriptor = os.open(folder / "body", os.O_RDONLY)
     with ours:
-        answer = sum(len(data) for data in received(ours, b"opening", descriptor))
+        answer = sum(len(data) for data in received(ours, b"opening", descriptor, encode_stdin))
     os.close(descriptor)
     thread.join()
     assert answer >= size
@@ -133,7 +133,7 @@ def test_no_body() -> None:
     """Without a body the request still has its end."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        pieces = received(ours, b"opening", None)
+        pieces = received(ours, b"opening", None, encode_stdin)
         theirs.sendall(b"answer")
         assert next(pieces) == b"answer"
         theirs.shutdown(socket.SHUT_WR)
@@ -147,7 +147,7 @@ def test_body_in_pieces() -> None:
     reading, writing = os.pipe()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        pieces = received(ours, b"", reading)
+        pieces = received(ours, b"", reading, encode_stdin)
         os.write(writing, b"one")
         theirs.sendall(b"first")
         assert next(pieces) == b"first"
@@ -166,7 +166,7 @@ def test_early_answer(folder: Path) -> None:
     theirs.shutdown(socket.SHUT_RD)  # our sending fails with EPIPE, their sending does not
     descriptor = os.open(folder / "body", os.O_RDONLY)
     with ours, theirs:
-        pieces = received(ours, b"opening", descriptor)
+        pieces = received(ours, b"opening", descriptor, encode_stdin)
         assert next(pieces) == b"enough"
         theirs.sendall(b", thanks")
         assert next(pieces) == b", thanks"

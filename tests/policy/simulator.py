@@ -103,10 +103,16 @@ class Simulator:
     """One pool from its start to its end, in simulated seconds."""
 
     def __init__(
-        self, script: Script, *, max_children: int = 4, inherited: bool = False, graceful: float = 5.0
+        self,
+        script: Script,
+        *,
+        max_children: int = 4,
+        inherited: bool = False,
+        silent: bool = False,
+        graceful: float = 5.0,
     ) -> None:
         self.script = script
-        self.inherited = inherited
+        self.wakes = not (inherited or silent)
         self.pool = Pool(
             "www",
             "app:application",
@@ -115,6 +121,7 @@ class Simulator:
             boot_timeout=3.0,
             graceful_timeout=5.0,
             inherited=inherited,
+            silent=silent,
         )
         self.now = 1_000.0
         self.phase = Phase.BOOTING
@@ -283,7 +290,7 @@ class Simulator:
     def _drain(self) -> None:
         """A listener that was shut wakes everybody once its queue is empty."""
         for worker in self.pool.workers.values():
-            if worker.listening and self._kinds[worker.pid] != "stuck" and not self.inherited:
+            if worker.listening and self._kinds[worker.pid] != "stuck" and self.wakes:
                 self.after(0.2, lambda pid=worker.pid: self._worker_gone(pid))  # type: ignore[misc]
 
     def _perform_on_worker(self, action: Listen | Retire | SignalRetired | Terminate | Kill, worker: Worker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -285,6 +286,17 @@ def test_others_have_to_be_asked(changes: dict[str, Any]) -> None:
     assert slots_of(Retire, told) == [0]
 
 
+def test_a_listener_whose_end_is_silent_is_watched() -> None:
+    """TCP: workers are asked to leave when it is shut and nobody waits any more, and not a moment before."""
+    busy = pool_of(worker_of(), silent=True, waiting=2)
+    assert decide(busy, phase=DRAINING, since=NOW).actions == (ShutListener(NAME),)
+    waited = decide(replace(busy, shut=True), phase=DRAINING, since=NOW)
+    assert (slots_of(Retire, waited.actions), waited.wake_at < NOW + 0.1) == ([], True)
+    for waiting in (0, None):
+        done = decide(replace(busy, shut=True, waiting=waiting), phase=DRAINING, since=NOW)
+        assert slots_of(Retire, done.actions) == [0]
+
+
 def test_the_end() -> None:
     """When no process of any pool is left, and only when stopping."""
     nobody, somebody, zygote = pool_of(zygote=None, shut=True), pool_of(worker_of(), zygote=None), pool_of()
@@ -360,6 +372,7 @@ POOLS = st.builds(
     open=st.booleans(),
     shut=st.booleans(),
     inherited=st.booleans(),
+    silent=st.booleans(),
     verified=st.booleans(),
     ended=st.lists(st.builds(Ended, st.none() | MOMENTS, st.booleans()), max_size=40).map(tuple),
     waiting=st.none() | st.integers(0, 2**32),
@@ -413,7 +426,8 @@ def lives(draw: st.DrawFn) -> Simulator:
         heard=itertools.cycle(draw(st.lists(st.booleans(), min_size=1, max_size=5))),
         waiting=itertools.cycle(draw(st.lists(st.integers(0, 5), min_size=1, max_size=5))),
     )
-    return Simulator(script, max_children=draw(st.integers(1, 6)), inherited=draw(st.booleans()))
+    inherited, silent = draw(st.booleans()), draw(st.booleans())
+    return Simulator(script, max_children=draw(st.integers(1, 6)), inherited=inherited, silent=silent)
 
 
 @settings(max_examples=300, deadline=None)

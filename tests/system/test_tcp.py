@@ -14,6 +14,7 @@ import pytest
 from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
 from prefork.system import tcp
 from prefork.system.listener import Listener, parse_address
+from prefork.system.sockdiag import QueueReading, SocketDiagnosis
 
 LOOPBACK = parse_address("127.0.0.1:0")
 HAS_IPV6 = Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text() != ""
@@ -48,13 +49,7 @@ def test_a_port_serves_only_when_it_is_opened() -> None:
         connection, _ = worker.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    assert (claimed.path, claimed.is_tcp, claimed.drains, claimed.shut_wakes, claimed.is_public) == (
-        None,
-        True,
-        True,
-        False,
-        False,
-    )
+    assert (claimed.path, claimed.is_tcp, claimed.is_public) == (None, True, False)
     claimed.close()
     assert claimed.port == ""
 
@@ -158,8 +153,10 @@ def test_access_is_for_files() -> None:
 
 
 def test_the_last_day(listener: Listener) -> None:
-    """Who waits is still served, nobody new gets in, and after the last one accept(2) fails at once."""
+    """Who waits is still served, and nobody new gets in; the kernel tells how many wait."""
+    diagnosis = SocketDiagnosis()
     with accepting(listener) as worker, connect(listener) as early:
+        assert listener.queue(diagnosis) == QueueReading(1, listener.backlog)
         listener.shut()
         listener.shut()
         late = socket.socket()
@@ -170,20 +167,19 @@ def test_the_last_day(listener: Listener) -> None:
         served, _ = worker.accept()
         with served:
             assert served.recv(1) == b"x"
-        worker.settimeout(None)
-        os.set_blocking(worker.fileno(), False)
+        assert listener.queue(diagnosis) == QueueReading(0, listener.backlog)
+        diagnosis.close()
+        worker.setblocking(False)
         with pytest.raises(BlockingIOError):
             worker.accept()
 
 
 def test_an_inherited_port_is_left_alone() -> None:
-    """It belongs to its giver: neither shut nor made non-blocking."""
+    """It belongs to its giver, and takes connections after our end as before."""
     with socket.create_server(("127.0.0.1", 0)) as giver:
         given = Listener.claim(parse_address(f"fd://{os.dup(giver.fileno())}"))
         given.open()
         given.shut()
-        assert os.get_blocking(given.fileno())
-        assert (given.is_tcp, given.drains, given.shut_wakes) == (True, False, False)
         with connect(given), accepting(given) as worker:
             worker.accept()[0].close()
         given.close()
