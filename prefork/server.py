@@ -92,6 +92,7 @@ def _run_in_background(config: Config, link: Link) -> NoReturn:
     status = PreforkError.exit_status
     try:
         status = _run(config, link)
+        link.failed(PreforkError("the server was stopped before it served"))  # after it has, nobody listens any more
     except PreforkError as error:
         link.failed(error)
         status = error.exit_status

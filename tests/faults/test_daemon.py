@@ -29,8 +29,12 @@ class Yard:
         self.socket = folder / "app.sock"
 
     def command(self, app: str, *options: str) -> list[str]:
-        own = ["--daemonize", "--error-log", str(self.log), "--pid-file", str(self.pid_file)]
-        return [*SERVE, app, "--socket", str(self.socket), "--workers", "2", *own, *options]
+        return [*SERVE, app, "--socket", str(self.socket), "--workers", "2", *self.own, *options]
+
+    @property
+    def own(self) -> list[str]:
+        files = ["--error-log", str(self.log), "--pid-file", str(self.pid_file), "--control-socket", "c.sock"]
+        return ["--daemonize", *files]
 
     def start(self, app: str, *options: str, **keywords: Any) -> subprocess.CompletedProcess[str]:
         return run(*self.command(app, *options), folder=self.folder, **keywords)
@@ -45,7 +49,7 @@ class Yard:
 
     def control(self, *words: str) -> subprocess.CompletedProcess[str]:
         program = "import sys; from prefork.cli.control import main; sys.exit(main())"
-        return run(sys.executable, "-c", program, "--socket", str(self.socket), *words, folder=self.folder)
+        return run(sys.executable, "-c", program, "--control", "c.sock", *words, folder=self.folder)
 
     def stop(self) -> None:
         pid = self.pid
@@ -141,16 +145,14 @@ def test_two_pools_from_a_file(yard: Yard) -> None:
     """The example: 0 only when both serve, and 78 with the reason when one cannot."""
     example = (REPOSITORY / "examples" / "two-pools.toml").read_text()
     (yard.folder / "good.toml").write_text(example)
-    options = ["--daemonize", "--error-log", str(yard.log), "--pid-file", str(yard.pid_file)]
-    done = run(*SERVE, "--config", "good.toml", *options, folder=yard.folder)
+    done = run(*SERVE, "--config", "good.toml", *yard.own, folder=yard.folder)
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("first.sock", "second.sock"):
         assert fastcgi(str(yard.folder / name)).status == 200
-    yard.socket = yard.folder / "second.sock"
     yard.stop()
     before, _, after = example.rpartition('"prefork.demo"')
     (yard.folder / "bad.toml").write_text(f'{before}"no_such_module"{after}')
-    done = run(*SERVE, "--config", "bad.toml", *options, folder=yard.folder)
+    done = run(*SERVE, "--config", "bad.toml", *yard.own, folder=yard.folder)
     assert done.returncode == 78
     assert "no_such_module" in done.stderr
     assert not (yard.folder / "first.sock").exists()
@@ -199,6 +201,18 @@ def test_a_daemon_that_is_killed_while_it_starts(yard: Yard) -> None:
     assert (launcher.returncode, said) == (70, expected)
 
 
+def test_a_start_that_is_stopped_is_no_success(yard: Yard) -> None:
+    """The server ends in order, but it never served."""
+    (yard.folder / "hangs.py").write_text("import time, pathlib\npathlib.Path('importing').touch()\ntime.sleep(1000)\n")
+    with subprocess.Popen(
+        yard.command("hangs"), cwd=yard.folder, env=environment({}), stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        wait_until((yard.folder / "importing").exists)
+        assert yard.control("stop").returncode == 0
+        _, said = launcher.communicate(timeout=PATIENCE)
+    assert (launcher.returncode, said) == (70, "prefork-serve: the server was stopped before it served\n")
+
+
 def test_a_program_that_serves_a_callable_goes_on_in_the_launcher(yard: Yard) -> None:
     """serve(…, daemonize=True) returns 0 there; the daemon never comes back to the program."""
     program = (
@@ -207,7 +221,8 @@ def test_a_program_that_serves_a_callable_goes_on_in_the_launcher(yard: Yard) ->
         "    start_response('200 OK', [])\n"
         "    return [b'mine']\n"
         f"status = prefork.serve(application, socket={str(yard.socket)!r}, max_children=2, daemonize=True,\n"
-        f"                       error_log={str(yard.log)!r}, pid_file={str(yard.pid_file)!r})\n"
+        f"                       error_log={str(yard.log)!r}, pid_file={str(yard.pid_file)!r},\n"
+        "                       control_socket='c.sock')\n"
         "print(status, os.getpid(), flush=True)\n"
     )
     done = run(sys.executable, "-c", program, folder=yard.folder)
