@@ -69,7 +69,7 @@ def _pool(hands: Performer, now: float) -> dict[str, Any]:
         "application": pool.app_name,
         "generation": pool.generation,
         "max children": pool.max_children,
-        "accepted conn": sum(holdings.scoreboard.read(slot).requests for slot in range(pool.slots)),
+        "accepted conn": holdings.scoreboard.total_requests(),
         "listen queue": pool.waiting,
         "max listen queue": pool.most_waiting,
         "listen queue len": holdings.listener.backlog if pool.limit is None else pool.limit,

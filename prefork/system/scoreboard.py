@@ -41,6 +41,7 @@ _METHOD_ROOM: Final = 16
 _URI_ROOM: Final = 464
 _RECORD_SIZE: Final = 512
 _SEQUENCE: Final = struct.Struct("<Q")
+_REQUESTS: Final = struct.Struct("<8xQ496x")  # of a whole record
 _TORN_READ_TRIES: Final = 4
 _BELIEVABLE: Final = 2**48  # counters, in 64 bits: no worker gets there
 
@@ -112,6 +113,11 @@ class Scoreboard:
             method=method[: min(method_length, _METHOD_ROOM)].decode("latin-1"),
             uri=uri[: min(uri_length, _URI_ROOM)].decode("latin-1"),
         )
+
+    def total_requests(self) -> int:
+        """Requests begun in all slots, by all workers there ever were."""
+        with memoryview(self._page) as page, page[self._states_room :] as records:
+            return sum(requests for (requests,) in _REQUESTS.iter_unpack(records))
 
     def close(self) -> None:
         """Give the page back; workers keep theirs."""

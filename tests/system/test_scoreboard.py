@@ -201,6 +201,18 @@ def test_counters_outlive_their_worker(pages: Pages) -> None:
     assert second.requests == 3
     second.begin(RUNNING, "GET", "/", 2.0)
     assert pages.board.read(0) == SlotRecord(4, 2.0, 2, "GET", "/")
+    assert pages.board.total_requests() == 4
+
+
+def test_all_slots_together(pages: Pages) -> None:
+    """What was begun anywhere, whatever a madman left elsewhere in his record."""
+    assert pages.board.total_requests() == 0
+    for number in (0, 3):
+        slot = pages.slot(number)
+        for _ in range(number + 2):
+            slot.begin(RUNNING, "GET", "/" * 600, 1.0)
+    scribble(pages.board, 1, b"\xff" * 8 + bytes(8) + b"\xff" * 496)
+    assert pages.board.total_requests() == 7
 
 
 @pytest.mark.parametrize(
