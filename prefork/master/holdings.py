@@ -37,6 +37,7 @@ class Doorbell:
     arm_at: float = 0.0
 
     def fileno(self) -> int:
+        """Readable once it was rung."""
         return self.descriptor
 
     def answer(self) -> None:

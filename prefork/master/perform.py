@@ -35,7 +35,9 @@ Watch = Callable[["Performer", Channel], None]
 class HasDescriptor(Protocol):
     """A socket, a listener."""
 
-    def fileno(self) -> int: ...
+    def fileno(self) -> int:
+        """The descriptor's number."""
+        ...
 
 
 class Performer:
