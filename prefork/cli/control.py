@@ -19,7 +19,7 @@ from prefork.cli.client import client_address
 from prefork.cli.console import finish, printable
 from prefork.cli.get import get
 from prefork.cli.orders import find_door, give
-from prefork.cli.pinging import ping_through, wait_for_server
+from prefork.cli.pinging import only_address, ping_through, wait_for_server
 from prefork.cli.probing import wait_until_served
 from prefork.cli.status import as_json, as_text
 from prefork.config.arguments import Parser
@@ -29,11 +29,6 @@ from prefork.errors import UsageError
 __all__ = ["main"]
 
 _NAME: Final = "preforkctl"
-_NO_SOCKET: Final = """\
-no socket: expected one of
-  --socket /run/mysite/app.sock   the path the server was started with, or its @name
-  SOCK_PATH=/run/mysite/app.sock  in the environment, or PREFORK_SOCKET, which wins over it"""
-
 _ABOUT: Final = """\
 Talk to a running prefork: through its socket, as a web server does (get, wait, ping --through), and over its control
 socket (status, stop, ping, reopen-logs).
@@ -57,9 +52,9 @@ def _control(argv: Sequence[str]) -> int:
 
 
 def _get(words: argparse.Namespace) -> int:
-    served = _served(words, os.environ)
-    if served is None:
-        raise UsageError(_NO_SOCKET)
+    control, served = _control_path(words), _served(words, os.environ)
+    if served is None or (control is not None and not hasattr(words, "socket")):
+        served = only_address(give(find_door(control, None, os.environ), "ping"))
     return get(client_address(served), words)
 
 

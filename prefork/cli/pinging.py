@@ -18,11 +18,21 @@ from prefork.cli.probing import ask
 from prefork.config.values import spell_duration
 from prefork.system.control import peer_of
 
-__all__ = ["ping_through", "wait_for_server"]
+__all__ = ["only_address", "ping_through", "wait_for_server"]
 
 _SERVING: Final = "serving"
 _PAUSE: Final = 0.1
 _SHORTEST_TRY: Final = 0.05
+
+
+def only_address(answer: Mapping[str, Any]) -> str:
+    """What leads to a server that has one pool. Raises `Failure` for all others."""
+    addresses = [str(pool["address"]) for pool in answer["pools"] if pool["address"] is not None]
+    if len(addresses) == 1:
+        return addresses[0]
+    if not addresses:
+        raise Failure(f"nothing leads to the sockets of pid {answer['pid']}: they were inherited, and have no names")
+    raise Failure("several sockets are served; name one:\n" + "\n".join(f"  --socket {text}" for text in addresses))
 
 
 def ping_through(answer: Mapping[str, Any], served: str | None, patience: float) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import environment
+from prefork.cli import orders
 from prefork.cli.control import main
 from prefork.protocol import fastcgi_records as records
 from prefork.protocol.fastcgi_client import encode_request
@@ -49,7 +50,6 @@ def said(capsysbinary: Capture) -> tuple[bytes, str]:
         (["stat"], "COMMAND: invalid choice: 'stat'"),
         (["get", "--socket", "x"], "the following arguments are required: PATH; see preforkctl get --help"),
         (["get", "/", "--sock", "x"], "unrecognized arguments: --sock x; see preforkctl --help"),
-        (["get", "/"], "no socket: expected one of\n  --socket"),
         (["get", "/", "--socket", "fd://3"], "fd://3 names a descriptor"),
         (["get", "x", "--socket", "x"], "PATH: expected a path that begins with /, found 'x'"),
         (["get", "/", "--socket", "x", "-H", "A"], "-H: expected NAME:VALUE on one line, found 'A'"),
@@ -66,6 +66,15 @@ def test_usage(words: list[str], message: str, capsysbinary: Capture, monkeypatc
     assert err.startswith("preforkctl: ")
     assert message in err
     assert out == b""
+
+
+def test_no_server_to_be_found(monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture) -> None:
+    """Without a name it is the only server that runs; where none does, that is said with the ways to name one."""
+    monkeypatch.delenv("SOCK_PATH", raising=False)
+    monkeypatch.setattr(orders, "find_doors", lambda _environ: [])
+    for words in (["get", "/"], ["status"], ["stop"], ["ping"], ["wait", "--timeout", "1ms"]):
+        assert main(words) == 1
+        assert "no running server was found; name one:\n  --socket" in said(capsysbinary)[1]
 
 
 def test_own_arguments(monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture) -> None:

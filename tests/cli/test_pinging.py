@@ -13,7 +13,7 @@ import pytest
 from prefork.cli import pinging
 from prefork.cli.console import Failure
 from prefork.cli.orders import Door
-from prefork.cli.pinging import ping_through, wait_for_server
+from prefork.cli.pinging import only_address, ping_through, wait_for_server
 from scripted import serving, values
 
 
@@ -112,3 +112,13 @@ def test_waiting_for_a_server(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     found = iter([answer(phase="draining", pid=5)] * 9)
     with pytest.raises(Failure, match="not serving after 50ms: pid 5 is draining"):
         wait_for_server("/c.sock", {}, 0.05)
+
+
+def test_the_only_address(path: Path) -> None:
+    """Of a server that has one; for the others it has to be named, or there is none."""
+    nameless = {**pool(None, "fd://3"), "address": None}
+    assert only_address(answer(nameless, pool(path))) == str(path)
+    with pytest.raises(Failure, match=f"name one:\n  --socket {path}\n  --socket {path}2"):
+        only_address(answer(pool(path), pool(Path(f"{path}2"))))
+    with pytest.raises(Failure, match="they were inherited, and have no names"):
+        only_address(answer(nameless))

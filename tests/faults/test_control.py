@@ -162,9 +162,10 @@ def test_ping_through(folder: Path, server: Server) -> None:
         thread.join()
 
 
-def test_wait_without_a_socket(folder: Path, server: Server) -> None:
-    """By the control socket: it serves when its sockets do."""
+def test_wait_and_get_without_a_socket(folder: Path, server: Server) -> None:
+    """By the control socket: it serves when its sockets do, and the only one of them is the one that is meant."""
     assert control(folder, "--control", str(folder / "c.sock"), "wait").returncode == 0
+    assert control(folder, "--control", str(folder / "c.sock"), "get", "/hello").stdout == "hello"
 
 
 @pytest.mark.parametrize("number", [1, 2])
