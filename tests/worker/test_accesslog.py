@@ -22,7 +22,8 @@ from prefork.protocol.fastcgi_client import encode_request
 from prefork.protocol.request import Request
 from prefork.system.logfile import LogFile
 from prefork.system.logplaces import open_log
-from prefork.worker.accesslog import AccessLog, escape
+from prefork.worker.accesslog import AccessLog
+from prefork.worker.accesstokens import escape
 from prefork.worker.exchange import Exchange, Limits
 from wire import EOF, PLAIN, Desk, get, hello, post
 
