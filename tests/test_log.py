@@ -135,7 +135,7 @@ def test_no_value_of_a_client_speaks_to_the_terminal(box: Box) -> None:
 
 def test_a_value_without_bounds_is_cut_in_its_middle(box: Box) -> None:
     """An event fits the pipe that a log may be: what is at the ends of a text matters most."""
-    logger(box).error("application_failed", traceback="begin" + "x" * 1_000_000 + "end", uri="/")
+    logger(box).error("request_failed", traceback="begin" + "x" * 1_000_000 + "end", uri="/")
     (event,) = events(box)
     assert len(event["traceback"]) < 33_000
     assert event["traceback"].startswith("beginxxx")

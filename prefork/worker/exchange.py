@@ -346,7 +346,7 @@ class Exchange:
         """The application ended in an exception: log it, and answer what can still be answered."""
         facts: dict[str, Any] = {"method": request.method, "uri": request.uri, "request_id": request_id}
         if not transfer.interrupted or not _stems_from_client(error):
-            self._logger.error("application_failed", traceback=_describe(error), **facts)
+            self._logger.error("request_failed", traceback=_describe(error), **facts)
         elif transfer.refusal:
             self._logger.warning("body_refused", reason=str(error), status=transfer.refusal, **facts)
         else:

@@ -59,6 +59,12 @@ def slow(query: dict[str, str]) -> bytes:
     return b"slept"
 
 
+def hold(query: dict[str, str]) -> bytes:
+    """Until somebody opens that FIFO for writing."""
+    Path(query["fifo"]).read_bytes()
+    return b"held"
+
+
 def die(query: dict[str, str]) -> bytes:
     os.kill(os.getpid(), int(query.get("signal", signal.SIGKILL)))
     return b"still here"
@@ -208,6 +214,7 @@ _WHAT: dict[str, Callable[[dict[str, str]], bytes]] = {
     for function in (
         whoami,
         slow,
+        hold,
         die,
         truncate,
         scribble,

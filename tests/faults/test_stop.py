@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -30,31 +31,48 @@ def queue_length(path: str) -> int:
     return int(next(line.split()[2] for line in shown.splitlines() if path in line.split()))
 
 
+def hold(folder: Path) -> int | None:
+    """The end of the FIFO that keeps a request from ending until it is closed; None while nobody reads."""
+    try:
+        return os.open(folder / "fifo", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        assert error.errno == errno.ENXIO
+        return None
+
+
 @pytest.mark.tool("ss")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])
 def test_a_graceful_stop_answers_all_that_waited_and_refuses_the_rest(folder: Path, number: signal.Signals) -> None:
     """One worker, one running request and twenty in the queue: all answered; a new connect is refused at once."""
     with Server("faulty", "--workers", "1", folder=folder) as server:
-        threads, answers = ask_all(server, ["/slow?s=0.5"] + ["/slow?s=0.02"] * 20)
+        os.mkfifo(folder / "fifo")
+        threads, answers = ask_all(server, [f"/hold?fifo={folder}/fifo"])
+        held = wait_until(lambda: hold(folder))
+        late, late_answers = ask_all(server, ["/slow?s=0.02"] * 20)
         wait_until(lambda: queue_length(server.address) == 20)
         server.send(number)
         server.wait_event("stopping")
         with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
             wait_until(lambda: connect(server.address).close())
+        os.close(held)
         assert server.wait_exit() == 0
-        for thread in threads:
+        for thread in threads + late:
             thread.join()
-        assert [(answer.status, answer.complete) for answer in answers] == [(200, True)] * 21
+        assert [(answer.status, answer.complete) for answer in answers + late_answers] == [(200, True)] * 21
 
 
 def test_the_queue_is_answered_even_if_every_worker_dies_meanwhile(folder: Path) -> None:
     """While connections wait, dead workers are replaced, also during a stop."""
     with Server("faulty", "--workers", "1", folder=folder) as server:
-        threads, answers = ask_all(server, [f"/slow?s=0.5&began={folder}/began"])
-        wait_until((folder / "began").exists)
+        os.mkfifo(folder / "fifo")
+        threads, answers = ask_all(server, [f"/hold?fifo={folder}/fifo"])
+        held = wait_until(lambda: hold(folder))
         late, late_answers = ask_all(server, ["/die", "/hello", "/hello"])
         wait_until(lambda: queue_length(server.address) == 3)
-        assert server.stop() == 0
+        server.send(signal.SIGTERM)
+        server.wait_event("stopping")
+        os.close(held)
+        assert server.wait_exit() == 0
         for thread in threads + late:
             thread.join()
         assert sorted(answer.status for answer in answers + late_answers) == [0, 200, 200, 200]

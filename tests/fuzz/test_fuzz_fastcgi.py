@@ -164,7 +164,7 @@ def test_exchange(desk: Desk, stream: bytes, half: bool) -> None:
         ours.close()
     exchange.serve(theirs.detach())
     assert not exchange.leave
-    assert not {"exchange_failed", "application_failed"} & set(desk.log.loud), desk.log.events
+    assert not {"exchange_failed", "request_failed"} & set(desk.log.loud), desk.log.events
     if half:
         answer = b""
         try:

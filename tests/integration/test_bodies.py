@@ -61,7 +61,7 @@ def test_a_client_that_leaves(server: Server, protocol: str, keepalive: int) -> 
         assert [nginx.fetch("POST", "/echo", body=b"x").status for _ in range(4)] == [200] * 4
     assert server.stop() == 0
     assert closed.read_text() == "closed\n"
-    assert server.find("application_failed") == []
+    assert server.find("request_failed") == []
 
 
 @KEEPING

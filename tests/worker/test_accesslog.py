@@ -494,5 +494,5 @@ def test_request_ids(desk: Desk, book: Book, params: dict[str, str], taken: str 
         client.send(get(**params))
         client.answer()
     (found,) = book.take()
-    assert [found] == seen == [event["request_id"] for event in desk.log.named("application_failed")]
+    assert [found] == seen == [event["request_id"] for event in desk.log.named("request_failed")]
     assert found == taken or (taken is None and re.fullmatch(r"[0-9a-f]+-[0-9a-f]+-1", found))

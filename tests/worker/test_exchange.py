@@ -259,7 +259,7 @@ def test_a_failure_beside_a_short_body_is_the_applications(desk: Desk) -> None:
         raise KeyError("unrelated")
 
     desk.ask(application, post(b"abc", 100))
-    assert desk.log.loud == ["application_failed"]
+    assert desk.log.loud == ["request_failed"]
 
 
 def test_bodies_over_the_limit(desk: Desk) -> None:
@@ -632,7 +632,7 @@ def test_what_is_no_exception_ends_the_worker_after_the_answer(
         else:
             assert client.answer().status == "500 Internal Server Error"
     assert exchange.leave
-    assert error.__name__ in desk.log.named("application_failed")[0]["traceback"]
+    assert error.__name__ in desk.log.named("request_failed")[0]["traceback"]
 
 
 def test_an_ordinary_exception_does_not(desk: Desk) -> None:
@@ -659,7 +659,7 @@ def test_an_exception_that_cannot_be_described(desk: Desk) -> None:
         raise Nasty
 
     assert desk.ask(application, get()).status[:3] == "500"
-    assert "Nasty" in desk.log.named("application_failed")[0]["traceback"]
+    assert "Nasty" in desk.log.named("request_failed")[0]["traceback"]
 
 
 def test_an_application_that_closes_our_descriptor(desk: Desk) -> None:
@@ -733,7 +733,7 @@ def test_an_exception_from_a_signal_handler_within_a_response(desk: Desk) -> Non
         exchange.serve(theirs.detach())
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert "Alarm" in desk.log.named("application_failed")[0]["traceback"]
+    assert "Alarm" in desk.log.named("request_failed")[0]["traceback"]
     assert not exchange.leave
     reader = ResponseReader()
     while data := ours.recv(1 << 20):

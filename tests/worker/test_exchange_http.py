@@ -194,7 +194,7 @@ def breaks(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
 def test_a_broken_stream_has_no_last_chunk(desk: Desk) -> None:
     """HTTP/1.1: it just ends, which no client takes for the whole."""
     assert ask(desk, breaks, GET).body == b"4\r\nsome\r\n"
-    assert desk.log.loud == ["application_failed"]
+    assert desk.log.loud == ["request_failed"]
 
 
 def test_a_broken_stream_without_chunks_has_no_end(desk: Desk) -> None:

@@ -39,7 +39,7 @@ def generating(*chunks: Any, fields: tuple[tuple[str, str], ...] = ()) -> App:
 
 
 def traceback_of(desk: Desk) -> str:
-    (event,) = desk.log.named("application_failed")
+    (event,) = desk.log.named("request_failed")
     text: str = event["traceback"]
     return text
 
@@ -216,7 +216,7 @@ def test_a_fault_before_the_headers_is_a_500_that_names_the_culprit_in_the_log(d
     assert (answer.status, answer.body) == ("500 Internal Server Error", b"500 Internal Server Error\n")
     assert answer.field("Content-Length") == str(len(answer.body))
     assert message in traceback_of(desk)
-    event = desk.log.named("application_failed")[0]
+    event = desk.log.named("request_failed")[0]
     assert (event["method"], event["uri"]) == ("GET", "/x?y")
     assert event["request_id"]
     assert not desk.exchanges[0].leave
