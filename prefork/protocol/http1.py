@@ -18,14 +18,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, Final, final
-from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from prefork.errors import ProtocolError
 from prefork.protocol.chunked import Chunks
 from prefork.protocol.codec import BODY, END_OF_BODY, NEED_DATA, REQUEST, Codec, HeadLimits
-from prefork.protocol.http1_fields import KNOWN, environ_key, joined
+from prefork.protocol.http1_fields import believe_proxy, read_fields, set_target, split_host
 from prefork.protocol.request import Request
 
 __all__ = ["CONTINUE", "Origin", "Reader"]
@@ -38,10 +37,6 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 _WRONG_VERSION: Final = ("Invalid HTTP version", "Pause on PRI/Upgrade")
 _MAX_LENGTH_DIGITS: Final = 18
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
-# RFC 9110 section 7.2: uri-host [ ":" port ]; a name of RFC 3986, or an address in brackets.
-_HOST: Final = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
-_ABSOLUTE: Final = re.compile(r"https?://([^/?]*)([^?]*)(.*)", re.IGNORECASE | re.DOTALL)
-_ADDRESS: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 
 # How far the request at hand has come.
 _IN_HEAD: Final = 0
@@ -209,7 +204,7 @@ class Reader(Codec):
         if version != "HTTP/1.1" and version != "HTTP/1.0":
             raise ProtocolError(f"expected HTTP/1.1 or HTTP/1.0, found {version[:80]!r}", 505)
         self._is_11 = version == "HTTP/1.1"
-        environ = _fields(lines)
+        environ = read_fields(lines)
         length = self._frame(environ)
         origin = self._origin
         scheme = "http"
@@ -217,12 +212,12 @@ class Reader(Codec):
         if origin.port:
             environ["REMOTE_PORT"] = origin.port
         if origin.trusted:
-            scheme = _forwarded(environ)
+            scheme = believe_proxy(environ)
         environ["REQUEST_METHOD"] = method
         environ["REQUEST_URI"] = environ["RAW_URI"] = target
         environ["SERVER_PROTOCOL"] = version
         environ["SCRIPT_NAME"] = ""
-        _set_target(environ, method, target)
+        set_target(environ, method, target)
         self._set_server(environ, scheme)
         self.request = Request(environ, method, target, length, scheme)
 
@@ -266,11 +261,7 @@ class Reader(Codec):
         origin = self._origin
         name = port = ""
         if host is not None:
-            found = _HOST.fullmatch(host)
-            if found is None:
-                raise ProtocolError(f"Host must be a name or an address, perhaps with a port, found {host[:80]!r}")
-            name = found[1]
-            port = found[2] or ""
+            name, port = split_host(host)
         elif self._is_11:
             raise ProtocolError("a request of HTTP/1.1 must have a Host field")
         else:
@@ -335,59 +326,6 @@ class Reader(Codec):
             if self._chunking and last:
                 buffers.append(_LAST_CHUNK)
         return buffers
-
-
-def _fields(lines: list[str]) -> dict[str, Any]:
-    """The header fields under their names in the environ."""
-    environ: dict[str, Any] = {}
-    for index in range(1, len(lines)):
-        line = lines[index]
-        colon = line.find(":")
-        name = line[:colon]
-        key = KNOWN.get(name)
-        if key is None:
-            key = environ_key(name)
-        if not key:
-            continue
-        value = line[colon + 1 :].strip(" \t")
-        environ[key] = joined(key, environ[key], value) if key in environ else value
-    return environ
-
-
-def _forwarded(environ: dict[str, Any]) -> str:
-    """What the nearest proxy says of the client: REMOTE_ADDR is set, the scheme returned."""
-    chain: str | None = environ.get("HTTP_X_FORWARDED_FOR")
-    if chain is not None:
-        address = chain.rpartition(",")[2].strip(" \t")
-        if _ADDRESS.fullmatch(address) is not None:
-            environ["REMOTE_ADDR"] = address
-            environ.pop("REMOTE_PORT", None)
-    claimed: str | None = environ.get("HTTP_X_FORWARDED_PROTO")
-    if claimed is not None and claimed.rpartition(",")[2].strip(" \t").lower() == "https":
-        return "https"
-    return "http"
-
-
-def _set_target(environ: dict[str, Any], method: str, target: str) -> None:
-    """PATH_INFO, decoded once, and QUERY_STRING, as it is."""
-    path = target
-    if target[:1] != "/" or method == "CONNECT":
-        if target == "*" and method == "OPTIONS":
-            path = "/"
-        else:
-            found = _ABSOLUTE.fullmatch(target)
-            if found is None or method == "CONNECT" or "@" in found[1] or not found[1]:
-                raise ProtocolError(f"a target is a path or an http URL, found {method} {target[:80]!r}")
-            environ["HTTP_HOST"] = found[1]  # RFC 9112 section 3.2.2
-            path = (found[2] or "/") + found[3]
-    if "#" in target:
-        raise ProtocolError(f"a target has no fragment, found {target[:80]!r}")
-    path, _, environ["QUERY_STRING"] = path.partition("?")
-    if "%" in path:
-        path = unquote_to_bytes(path).decode("latin-1")
-        if "\0" in path:
-            raise ProtocolError("the path contains a NUL byte")
-    environ["PATH_INFO"] = path
 
 
 def _has_date(fields: str) -> bool:

@@ -39,8 +39,7 @@ class Door:
         self.speaks: tuple[str, ...] = (protocol,)
         if protocol == "auto":
             self.speaks = (detect.FASTCGI, detect.HTTP) if self.is_unix else (detect.HTTP,)
-        self._speaks_fastcgi = detect.FASTCGI in self.speaks
-        self._speaks_http = detect.HTTP in self.speaks
+        self._by_first_byte = [_served(first, self.speaks) for first in range(256)]
         self._allowed = _networks(allowed_addresses)
         self._believed = _networks([item for item in forwarded_allow if item not in (UNIX, _NOBODY)])
         self._admitted: dict[str, bool] = {}
@@ -53,9 +52,7 @@ class Door:
 
     def protocol(self, first: int) -> str:
         """What a connection that begins with this byte will be served as; empty if it will not."""
-        if first == 0x01:
-            return detect.FASTCGI if self._speaks_fastcgi else ""
-        return detect.HTTP if self._speaks_http and detect.may_be_http(first, len(self.speaks) == 1) else ""
+        return self._by_first_byte[first]
 
     def admits(self, address: Any) -> bool:
         """Whether a peer with this address, as accept(2) tells it, may connect."""
@@ -70,6 +67,12 @@ class Door:
         host = _plain(str(address[0]))
         trusted = _verdict(self._trusted, self._believed, host)
         return Origin(host, str(address[1]), trusted, self._server[0], self._server[1])
+
+
+def _served(first: int, speaks: tuple[str, ...]) -> str:
+    if detect.FASTCGI in speaks and detect.detect(first) == detect.FASTCGI:
+        return detect.FASTCGI
+    return detect.HTTP if detect.HTTP in speaks and detect.may_be_http(first, len(speaks) == 1) else ""
 
 
 def _networks(texts: Sequence[str]) -> list[Any]:

@@ -51,9 +51,7 @@ class Transfer:
     _held: bytes = b""
     _next_look: float = 0.0
 
-    def __init__(
-        self, connection: Connection, reader: Codec, errors: Errors, body: BodyLimits, length: int
-    ) -> None:
+    def __init__(self, connection: Connection, reader: Codec, errors: Errors, body: BodyLimits, length: int) -> None:
         self.connection = connection
         self._reader = reader
         self._errors = errors

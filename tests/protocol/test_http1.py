@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.errors import ProtocolError
-from prefork.protocol import codec
+from prefork.protocol import codec, http1_fields
 from prefork.protocol.codec import HeadLimits
 from prefork.protocol.http1 import CONTINUE, Origin, Reader
 
@@ -166,6 +166,13 @@ def test_the_server_is_what_the_client_asked_for(host: str, name: str, port: str
     """SERVER_NAME and SERVER_PORT come from Host; what it leaves out has a default."""
     environ = environ_of(head(host=f"Host: {host}"))
     assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == (name, port)
+
+
+def test_hosts_are_remembered_within_bounds() -> None:
+    """Whoever asks for ever new names does not fill the memory."""
+    for number in range(1_000):
+        assert drive([head(host=f"Host: h{number}:8")])[0][1].environ["SERVER_NAME"] == f"h{number}"
+    assert len(http1_fields._HOSTS) <= http1_fields._MAX_HOSTS
 
 
 def test_without_a_host_it_is_where_the_client_arrived() -> None:
