@@ -38,6 +38,9 @@ _COMMANDS: Final = {
 # A signal without a meaning in this version must not end the server by its default action either.
 _REFUSED: Final = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
+# A signal that comes just before accept(2) does nothing, so it is repeated, once a round.
+_WAKES: Final = 5
+
 _CHANGES_THE_PICTURE: Final = (OpenListener, ShutListener, StartZygote)
 """Actions after which the next plan may have more to do at once."""
 
@@ -52,6 +55,7 @@ class Master:
         self._at_beat: list[Callable[[float], None]] = []
         self._logger = logger
         self._logs = logs
+        self._wakes = 0  # rounds of the loop in which idle workers are still woken to take renewed logs
         self._selector = selectors.DefaultSelector()
         self._queues = SocketDiagnosis()
         self._phase = Phase.BOOTING
@@ -96,6 +100,15 @@ class Master:
     def _hand_out_logs(self) -> None:
         for hands in self._pools:
             hands.renew_logs()
+        self._wakes = _WAKES
+
+    def _tend_logs(self) -> None:
+        if self._logs is not None:
+            self._logs.tend(self._logger)
+        if self._wakes:
+            self._wakes -= 1
+            for hands in self._pools:
+                hands.wake_idle()
 
     def say(self, text: str) -> None:
         """Write lines for a person into the error log, as they are; like events, they wait for no terminal."""
@@ -155,8 +168,7 @@ class Master:
                 self._obey(number, now)
             for beat in self._at_beat:
                 beat(now)
-            if self._logs is not None:
-                self._logs.tend(self._logger)
+            self._tend_logs()
             self._notice(now)
             wake_at = self._plan_and_perform(now)
 

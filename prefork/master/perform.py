@@ -206,12 +206,15 @@ class Performer:
         self.logger.warning("worker_not_started", slot=action.slot, cause=action.reason)
 
     def renew_logs(self) -> None:
-        """Give everybody the logs that were opened anew. Nobody is restarted; the idle are woken to let the old go."""
+        """Give everybody the logs that were opened anew. Nobody is restarted."""
         renewed = {int(place): log for place, log in self.holdings.logs.items() if log.path}
         for channel in (self.holdings.zygote, *self.holdings.workers.values()):
             if channel is not None and renewed:
                 self._tell(channel, Kind.LOGS, {"logs": list(renewed)}, *renewed.values())
         self.holdings.control.renew_logs()
+
+    def wake_idle(self) -> None:
+        """Make idle workers look at the control page: they let go of a log that was replaced."""
         for worker in self.pool.workers.values():
             if worker.listening and self.holdings.scoreboard.state(worker.slot) == model.IDLE:
                 self._send_signal(worker.pid, RETIRE_SIGNAL)

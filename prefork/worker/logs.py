@@ -1,8 +1,8 @@
 """The logs of one worker, and how they are renewed without anybody being restarted.
 
 The master opens a log anew, sends the descriptors down every channel, and then changes the log epoch in the control
-page. A worker compares that byte before it writes a line, and takes what was sent. An idle one is woken to do the same,
-so that a rotated file is not held open by who has nothing to write.
+page. A worker compares that byte before it writes a line and before it waits for a connection, and takes what was sent.
+One that waits already is woken to do the same, so that a rotated file is not held open by who has nothing to write.
 
 The channel is read only once the worker has its listener: before, its orders are waited for in their turn.
 """

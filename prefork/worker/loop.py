@@ -159,6 +159,7 @@ class Worker:
         accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001 - the number is all that is needed
         slot = self.slot
         while not (slot.retire or exchange.leave):
+            self._logs.look()
             slot.enter(IDLE)
             try:
                 descriptor, address = accept()
