@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from harness import Server, connect, environment, fastcgi, wait_until
+from harness import Server, alive, children, connect, environment, fastcgi, run, wait_until
 
 NOISY = """
 import os, sys
@@ -377,3 +377,46 @@ def test_suppressed_paths(folder: Path) -> None:
         for path in ("/ping", "/other", "/ping?1"):
             server.ask(path=path)
         wait_until(lambda: log.read_text() == "/other\n/ping\n")
+
+
+def test_a_socket_as_standard_error(folder: Path) -> None:
+    """As systemd connects it to its journal: lines arrive, and it is no connection that the import left behind."""
+    with socket.socket(socket.AF_UNIX) as journal, socket.socket(socket.AF_UNIX) as ours:
+        journal.bind(f"{folder}/journal")
+        journal.listen()
+        ours.connect(f"{folder}/journal")
+        theirs, _ = journal.accept()
+        with theirs, theirs.makefile("rb") as stream:
+            with server_into(folder, ours.fileno(), "--workers", "1", "--log-format", "json"):
+                ours.close()
+                assert fastcgi(f"{folder}/app.sock", path="/?1").status == 200
+            events = {event["event"]: event for event in map(json.loads, stream)}
+    assert events["zygote_ready"]["loaded"] is True
+    assert {"serving", "wsgi_errors", "stopped"} <= events.keys()
+    assert "preload_refused" not in events
+
+
+def test_in_the_background_everything_follows(folder: Path) -> None:
+    """Standard output and error of a daemon are its error log, in the master as in the workers; renewed with it."""
+    log, pid_file = folder / "e.log", folder / "pid"
+    command = [sys.executable, "-m", "prefork", write_app(folder, PRINTING), "--socket", f"{folder}/app.sock"]
+    command += ["--daemonize", "--error-log", str(log), "--pid-file", str(pid_file), "--workers", "1"]
+    done = run(*command, folder=folder)
+    assert done.returncode == 0, done.stderr
+    pid = int(pid_file.read_text())
+    try:
+        log.rename(folder / "old.log")
+        os.kill(pid, signal.SIGUSR1)
+        wait_until(lambda: log.exists() and events_of(log, "logs_reopened"))
+        for process in (pid, *children(pid)):
+            wait_until(lambda process=process: f"{folder}/old.log" not in links_of(process))  # type: ignore[misc]
+        assert fastcgi(f"{folder}/app.sock").status == 200
+        wait_until(lambda: b"from a program\n" in log.read_bytes())
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not alive(pid))
+
+
+def events_of(path: Path, name: str) -> list[str]:
+    """As `events_in`, where the application writes into the same file."""
+    return [line for line in path.read_text(errors="replace").splitlines() if f'"event": "{name}"' in line]
