@@ -115,6 +115,12 @@ class WorkerLogs:
             self._error.on_recovery(self._error)
         return not any(log.stolen for log in self._logs.values())
 
+    def end(self) -> None:
+        """Before the worker ends: what was lost is not to be forgotten with it."""
+        for log in self._logs.values():
+            if log.lost and log.on_recovery is not None:
+                log.on_recovery(log)
+
     @property
     def troubled(self) -> bool:
         """Whether `may_stay` has anything to look at."""

@@ -175,6 +175,7 @@ class Worker:
             if self._logs.troubled and not self._logs.may_stay():
                 self._logger.error("log_closed", message="the application closed it; the worker leaves and is replaced")
                 break
+        self._logs.end()
         return 0
 
     def _is_over(self, error: OSError, listener: int) -> bool:
