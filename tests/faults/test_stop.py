@@ -109,7 +109,11 @@ def test_workers_run_the_applications_exit_handlers(folder: Path) -> None:
     """Once for each worker and once for the process that imported the application."""
     said = folder / "said"
     with Server("faulty", "--workers", "3", folder=folder, env={"FAULTY_EXIT": str(said)}) as server:
-        wait_until(lambda: len(server.workers()) == 3)
+        # Whoever has not begun to accept when the stop comes is ended without ceremony: so let each serve once.
+        threads, _ = ask_all(server, [f"/slow?s=0.2&began={folder}/{number}" for number in range(3)])
+        wait_until(lambda: all((folder / str(number)).exists() for number in range(3)))
+        for thread in threads:
+            thread.join()
         assert server.stop() == 0
     assert said.read_text() == "bye\n" * 4
 
