@@ -1,191 +1,166 @@
-"""`python -m benchmarks`: CPU and requests per second of several servers, side by side in one run.
+"""`python -m benchmarks`: what a request costs with prefork and with its peers, side by side in one run.
 
-Every round starts each server afresh, asks it once, loads it for a few seconds through the same nginx, asks it again
-and stops it; the servers take turns within a round, so that whatever else the machine does hits all of them alike.
-Only the ratios within one run mean something. It takes the standard library, nginx and wrk; a contender that is
-missing is left out, with one line that says so. A run that others on the machine disturbed is repeated, within reason.
+Installs what it needs where it may, starts nginx and each server in turn, loads it with wrk, and writes tables and
+charts to benchmarks/results. What is missing is named and left out. See benchmarks/README.md for how to read it.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Final, TypeVar
 
-from benchmarks.hello import BODY
-from benchmarks.machine import (
-    Problem,
-    Tree,
-    busy,
-    find,
-    free_port,
-    load,
-    nginx,
-    probe,
-    stopping,
-    wait_for,
-    wait_for_quiet,
-)
-from benchmarks.report import Run, as_json, as_markdown, machine, rows
-from benchmarks.servers import Floor, Prefork, Server, Uwsgi
+from benchmarks.figures import summarize
+from benchmarks.kit import CHECKOUT, Kit, install_system_packages
+from benchmarks.machine import Problem, find, free_port
+from benchmarks.measuring import Bench, Pace, Results, measure
+from benchmarks.report import Report, about, as_json, as_markdown, charts
+from benchmarks.rig import Site, nginx, user
+from benchmarks.servers import REFERENCES, SERVERS, Server
+from benchmarks.workloads import DOWNLOAD_SIZE, WORKLOADS, Workload, text
 
-_HERE = Path(__file__).resolve().parent
-_WARM_UP = 1  # seconds
-_QUIET = 0.1  # of one processor: what others may use in a run that need not be repeated
-_QUIET_PATIENCE = 5.0  # seconds to wait for such a moment before a run
-_TRIES = 4
+_HERE: Final = CHECKOUT / "benchmarks"
+_QUICK: Final = frozenset(("hello", "browser"))
+
+_Named = TypeVar("_Named", Server, Workload)
 
 
 def main() -> int:
-    """Measure, print, and write the results down."""
+    """Measure, print, and write the results down; 1 if a server answered wrongly or nothing could be measured."""
     words = _arguments()
-    try:
-        find("wrk"), find("nginx")
-    except Problem as problem:
-        print(f"nothing can be measured: {problem}", file=sys.stderr)
-        return 1
-    with tempfile.TemporaryDirectory(prefix="prefork-bench-") as name:
-        folder = Path(name)
-        shutil.copy(_HERE / "hello.py", folder)
-        servers = _prepared(folder, words)
-        if not servers:
+    begin = time.monotonic()
+    servers = _chosen(SERVERS, words.servers)
+    workloads = _chosen(WORKLOADS, words.workloads or (_QUICK if words.quick else ()))
+    install_system_packages(frozenset(server.needs for server in servers))
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prefork-bench-")))
+        cache = words.cache.absolute() if words.cache else work / "kit"
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            find("wrk"), find("nginx")
+            kit = Kit(cache)
+            kit.prepare()
+            versions = _provided(kit, servers)
+            here = tuple(server for server in servers if server.name in versions)
+            pace = _pace(words, begin)
+            results = _measured(work, kit, here, workloads, pace)
+        except Problem as problem:
+            print(f"nothing can be measured: {problem}", file=sys.stderr)
             return 1
-        runs = _rounds(folder, servers, words.rounds, words.seconds)
-    table = rows({server.name: server.what for server in servers}, runs, Floor.name)
-    notes = _notes(words.rounds, words.seconds)
-    text = as_markdown(table, notes)
-    print(text)
-    if words.name:
-        results = _HERE / "results"
-        results.mkdir(exist_ok=True)
-        (results / f"{words.name}.md").write_text(text)
-        (results / f"{words.name}.json").write_text(as_json(table, runs, notes))
-    return 0 if all(not row.invalid for row in table) else 1
-
-
-def _notes(rounds: int, seconds: int) -> list[str]:
-    setting = (
-        f"{machine()}; nginx with 1 worker and stock fastcgi_params, wrk with 1 thread and 4 connections, "
-        "1 worker a server, a 14-byte answer"
-    )
-    method = (
-        f"medians of {rounds} rounds of {seconds} s, the servers taking turns; CPU is user and system time "
-        "of the server's whole process tree, from the kernel's per-process CPU clocks (nanoseconds)"
-    )
-    noise = (
-        "others: the part of one processor that the rest of the machine used in the worst of the runs; "
-        f"each run is the quietest of up to {_TRIES}, the first below {_QUIET:.0%}"
-    )
-    return [setting, method, noise]
+    absent = tuple(server.name for server in servers if server.name not in versions)
+    report = _report(here, absent, versions, workloads, results, pace)
+    _write(report, words.output, words.name)
+    return int(any(row.invalid for table in report.tables for row in table.rows))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, choices=range(1, 21), metavar="N", help="rounds (5)")
-    parser.add_argument("--seconds", type=int, default=3, choices=range(1, 31), metavar="N", help="of load (3)")
-    parser.add_argument("--name", default="", help="write benchmarks/results/NAME.md and .json")
-    parser.add_argument("--compiled", type=Path, metavar="DIR", help="a compiled build made before with pip --target")
-    parser.add_argument("--plain", type=Path, metavar="DIR", help="a plain build made before")
+    add = parser.add_argument
+    add("--servers", type=_words, default=(), metavar="A;B", help="names or their beginnings, separated by semicolons")
+    add("--workloads", type=_words, default=(), metavar="A;B", help=", ".join(each.name for each in WORKLOADS))
+    add("--rounds", type=int, choices=range(1, 21), metavar="N", help="every server once in each (3; quick: 2)")
+    add("--seconds", type=int, choices=range(1, 31), metavar="N", help="of load in each run (2; quick: 1)")
+    add("--minutes", type=float, default=None, metavar="N", help="begin no round that would end later (15; quick: 3)")
+    add("--quick", action="store_true", help="hello and browser only, in short")
+    add("--cache", type=Path, metavar="DIR", help="keep what is installed and built here")
+    add("--output", type=Path, default=_HERE / "results", metavar="DIR", help="benchmarks/results")
+    add("--name", default="latest", help="of the files: NAME.md, NAME.json, NAME-WORKLOAD.svg (latest)")
     return parser.parse_args()
 
 
-def _prepared(folder: Path, words: argparse.Namespace) -> list[Server]:
-    """The servers that can run here; of the others, one line each."""
-    wanted: dict[str, Callable[[], Server]] = {
-        Floor.name: Floor,
-        Uwsgi.name: Uwsgi,
-        "prefork, compiled": lambda: Prefork(compiled=True, build=words.compiled),
-        "prefork, plain": lambda: Prefork(compiled=False, build=words.plain),
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(";") if word.strip())
+
+
+def _chosen(table: Iterable[_Named], names: Iterable[str]) -> tuple[_Named, ...]:
+    """Those whose name begins with one of the names; all, if there are none."""
+    beginnings, known = tuple(names), tuple(table)
+    for beginning in beginnings:
+        if not any(each.name.startswith(beginning) for each in known):
+            raise SystemExit(f"{beginning!r} is none of: {'; '.join(each.name for each in known)}")
+    return tuple(each for each in known if not beginnings or each.name.startswith(beginnings))
+
+
+def _pace(words: argparse.Namespace, begin: float) -> Pace:
+    rounds = words.rounds or (2 if words.quick else 3)
+    seconds = words.seconds or (1 if words.quick else 2)
+    return Pace(rounds, seconds, begin + 60 * (words.minutes or (3 if words.quick else 15)))
+
+
+def _provided(kit: Kit, servers: Sequence[Server]) -> dict[str, str]:
+    """The versions of the servers that can run here; of the others, one line each."""
+    versions, absent = {}, {}
+    for server in servers:
+        if server.needs not in versions and server.needs not in absent:
+            print(f"preparing {server.needs}", file=sys.stderr, flush=True)
+            try:
+                versions[server.needs] = kit.provide(server.needs)
+            except Problem as problem:
+                absent[server.needs] = str(problem)
+        if server.needs in absent:
+            print(f"without {server.name}: {absent[server.needs]}", file=sys.stderr, flush=True)
+    return {server.name: versions[server.needs] for server in servers if server.needs in versions}
+
+
+def _measured(work: Path, kit: Kit, servers: Sequence[Server], workloads: Sequence[Workload], pace: Pace) -> Results:
+    folder = work / "run"
+    shutil.copytree(_HERE / "apps", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "download.bin").write_bytes(text(DOWNLOAD_SIZE))
+    sites = {
+        server.name: Site(free_port(), folder / f"{number}.sock", server.front) for number, server in enumerate(servers)
     }
-    servers = []
-    for name, make in wanted.items():
-        try:
-            server = make()
-            server.prepare(folder)
-            servers.append(server)
-        except Problem as problem:
-            print(f"without {name}: {problem}", file=sys.stderr)
-    return servers
+    django = CHECKOUT / "examples" / "django_site"
+    words = {**kit.words, "user": user(), "applications": f"{folder}:{django}"}
+    with nginx(work / "nginx", folder, list(sites.values())) as front:
+        bench = Bench(folder, front, sites, words, partial(print, file=sys.stderr, flush=True))
+        return measure(bench, servers, workloads, pace)
 
 
-def _rounds(folder: Path, servers: list[Server], rounds: int, seconds: int) -> dict[str, list[Run]]:
-    sockets = {server.name: folder / f"{number}.sock" for number, server in enumerate(servers)}
-    ports = {server.name: free_port() for server in servers}
-    runs: dict[str, list[Run]] = {server.name: [] for server in servers}
-    with nginx(folder / "nginx", {ports[name]: path for name, path in sockets.items()}) as front:
-        for number in range(1, rounds + 1):
-            for server in servers:
-                run = _quietest(
-                    partial(_measure, server, folder, sockets[server.name], ports[server.name], front, seconds),
-                    f"round {number:2}  {server.name:20}",
-                )
-                runs[server.name].append(run)
-    return runs
+def _report(
+    servers: tuple[Server, ...],
+    absent: Sequence[str],
+    versions: dict[str, str],
+    workloads: Iterable[Workload],
+    results: Results,
+    pace: Pace,
+) -> Report:
+    # A constant cannot be everything that was asked for.
+    kept = tuple(workload for workload in workloads if results.get(workload.name))
+    done = max((len(runs) for found in results.values() for runs in found.values()), default=0)
+    notes = about(done, pace.seconds, absent)
+    tables = tuple(summarize(workload.name, results[workload.name], REFERENCES) for workload in kept)
+    return Report(_command(), notes, servers, versions, kept, tables, results)
 
 
-def _quietest(measure: Callable[[], Run], label: str) -> Run:
-    """Measure until the rest of the machine was quiet meanwhile, or a few times."""
-    runs: list[Run] = []
-    while len(runs) < _TRIES and not (runs and runs[-1].others <= _QUIET):
-        wait_for_quiet(_QUIET, _QUIET_PATIENCE)
-        run = measure()
-        runs.append(run)
-        figures = f"{run.requests / run.seconds:9,.0f} requests/s {run.microseconds:8.2f} µs" if run.seconds else ""
-        print(f"{label}{figures}  others {run.others:4.0%}  {run.invalid}", file=sys.stderr)
-        if run.invalid:  # never papered over by a better one
-            return run
-    return min(runs, key=lambda run: run.others)
+def _command() -> str:
+    """How this was called, without places."""
+    shown, skipped = ["python -m benchmarks"], False
+    for word in sys.argv[1:]:
+        place = word.startswith(("--cache", "--output", "--name"))
+        if not place and not skipped:
+            shown.append(f"'{word}'" if " " in word or ";" in word else word)
+        skipped = place and "=" not in word
+    return " ".join(shown)
 
 
-def _measure(server: Server, folder: Path, socket: Path, port: int, front: Tree, seconds: int) -> Run:
-    """One server, started, loaded and stopped."""
-    socket.unlink(missing_ok=True)
-    log = folder / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            server.command(socket),
-            cwd=folder,
-            env=server.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    with stopping(process):
-        try:
-            wait_for(lambda: socket.exists() or process.poll() is not None, "the socket is there")
-            wait_for(lambda: process.poll() is not None or probe(port)[0] == 200, "it answers 200")
-            if process.poll() is not None:
-                raise Problem(f"it ended with status {process.returncode}:")
-            load(port, _WARM_UP)
-            return _loaded(Tree(process.pid), front, port, seconds)
-        except Problem as problem:
-            last = log.read_text(errors="replace").strip().splitlines()[-1:]
-            return Run(0, 0, 0, 0, f"{problem} {''.join(last)}".strip())
-
-
-def _loaded(tree: Tree, front: Tree, port: int, seconds: int) -> Run:
-    """The measured part: nothing but wrk between the two looks at the clocks."""
-    good = (200, BODY)
-    answers = [probe(port)]
-    processes = tree.pids()
-    everything, ahead, begin = busy(), front.cpu(), tree.cpu()
-    seen = load(port, seconds)
-    cpu, ahead, everything = tree.cpu() - begin, front.cpu() - ahead, busy() - everything
-    invalid = seen.complaint
-    if tree.pids() != processes or not processes:
-        invalid = "a process of the server ended or was born during the run"
-    elif not seen.requests:
-        invalid = "no request was answered"
-    else:
-        answers.append(probe(port))
-        invalid = invalid or next((f"expected {good}, found {answer}" for answer in answers if answer != good), "")
-    others = max(0.0, everything - cpu - ahead - seen.cpu) / seconds
-    return Run(seen.requests, seen.seconds, cpu, others, invalid)
+def _write(report: Report, folder: Path, name: str) -> None:
+    """All files of this name, in place of what an earlier run of that name left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{name}-*.svg"):
+        old.unlink()
+    table = as_markdown(report, name)
+    (folder / f"{name}.md").write_text(table)
+    (folder / f"{name}.json").write_text(as_json(report))
+    for workload, drawing in charts(report).items():
+        (folder / f"{name}-{workload}.svg").write_text(drawing)
+    print(table)
 
 
 if __name__ == "__main__":

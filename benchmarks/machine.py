@@ -1,8 +1,8 @@
-"""The rig: nginx in front, wrk before that, and a look at what a process tree has cost.
+"""A look at processes: what a tree of them has cost, what memory it holds, and what the rest of the machine did.
 
 CPU time is read from the kernel's per-process CPU clocks, in nanoseconds, for every living process of the tree, plus
 what the tree's ended children are charged with in /proc/PID/stat (in clock ticks; zero while nobody ends). Both are
-user and system time together.
+user and system time together. Memory is PSS: what is shared counts by its share.
 
 What everybody else on the machine used meanwhile is the difference between the processors' busy time and that of the
 rig itself; it says how far a run can be trusted, since neighbours cost a server its caches.
@@ -10,59 +10,23 @@ rig itself; it says how far a run can be trusted, since neighbours cost a server
 
 from __future__ import annotations
 
-import http.client
 import os
-import pwd
 import re
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Final
 
-__all__ = [
-    "Load",
-    "Problem",
-    "Tree",
-    "busy",
-    "find",
-    "free_port",
-    "load",
-    "nginx",
-    "probe",
-    "stopping",
-    "wait_for",
-    "wait_for_quiet",
-]
+__all__ = ["PATIENCE", "Problem", "Tree", "busy", "find", "free_port", "stopping", "wait_for", "wait_for_quiet"]
 
-_PATIENCE = 30.0  # seconds; for what takes far less than one
-_PARAMS = Path("/etc/nginx/fastcgi_params")
-_TICKS = os.sysconf("SC_CLK_TCK")
-_CPUCLOCK_SCHED = 2  # linux/posix-timers.h: a clock id is the inverted pid, shifted, and the kind of clock
+PATIENCE: Final = 30.0  # seconds; for what takes far less than one
 
-_CONFIGURATION = """\
-{user}
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log error;
-events {{ worker_connections 256; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    fastcgi_temp_path {folder}/fastcgi;
-    proxy_temp_path {folder}/proxy;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    keepalive_requests 100000000;
-{servers}
-}}
-"""
-_SERVER = "    server {{ listen 127.0.0.1:{port}; location / {{ include {params}; fastcgi_pass unix:{socket}; }} }}"
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED: Final = 2  # linux/posix-timers.h: a clock id is the inverted pid, shifted, and the kind of clock
 
 
 class Problem(Exception):
@@ -86,10 +50,10 @@ def free_port() -> int:
 
 def wait_for(fact: Callable[[], object], what: str) -> None:
     """Wait until something is so. Raises `Problem`."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + PATIENCE
     while not fact():
         if time.monotonic() > end:
-            raise Problem(f"not within {_PATIENCE:.0f} s: {what}")
+            raise Problem(f"not within {PATIENCE:.0f} s: {what}")
         time.sleep(0.01)
 
 
@@ -101,65 +65,10 @@ def stopping(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[byte
     finally:
         process.terminate()
         try:
-            process.wait(_PATIENCE)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-@contextmanager
-def nginx(folder: Path, sockets: Mapping[int, Path]) -> Iterator[Tree]:
-    """One nginx with one worker and stock parameters; every port leads to a socket."""
-    folder.mkdir()
-    user = f"user {pwd.getpwuid(os.geteuid()).pw_name};" if os.geteuid() == 0 else ""
-    servers = "\n".join(_SERVER.format(port=port, params=_PARAMS, socket=path) for port, path in sockets.items())
-    (folder / "nginx.conf").write_text(_CONFIGURATION.format(user=user, folder=folder, servers=servers))
-    command = [find("nginx"), "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
-    with stopping(subprocess.Popen(command, stdin=subprocess.DEVNULL)) as process:
-        for port in sockets:
-            wait_for(partial(_connects, port), "nginx listens")
-        yield Tree(process.pid)
-
-
-def _connects(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def probe(port: int) -> tuple[int, bytes]:
-    """One request: status and body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
-    try:
-        connection.request("GET", "/")
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What wrk saw."""
-
-    requests: int
-    seconds: float
-    cpu: float  # what wrk itself used, in seconds
-    complaint: str  # empty if every answer was good
-
-
-def load(port: int, seconds: int) -> Load:
-    """Four connections, one thread, for that long."""
-    command = [find("wrk"), "-t1", "-c4", f"-d{seconds}s", f"http://127.0.0.1:{port}/"]
-    begin, before = time.monotonic(), os.times()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + _PATIENCE, check=False)
-    counted = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", done.stdout)
-    if done.returncode or counted is None:
-        raise Problem(f"wrk failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
-    bad = re.search(r"(Non-2xx.*|Socket errors.*)", done.stdout)
-    taken = float(counted[2]) * {"ms": 0.001, "s": 1, "m": 60}[counted[3]]
-    after = os.times()
-    used = after.children_user + after.children_system - before.children_user - before.children_system
-    return Load(int(counted[1]), min(taken, time.monotonic() - begin), used, bad[1].strip() if bad else "")
 
 
 def wait_for_quiet(share: float, patience: float) -> None:
@@ -186,7 +95,7 @@ class Tree:
 
     def pids(self) -> frozenset[int]:
         """The living processes of the tree."""
-        parents: dict[int, int] = {}
+        parents = {}
         for name in os.listdir("/proc"):
             if name.isdigit():
                 fields = _stat(int(name))
@@ -205,6 +114,14 @@ class Tree:
             if fields:
                 total += time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
                 total += (int(fields[13]) + int(fields[14])) / _TICKS
+        return total
+
+    def memory(self) -> int:
+        """Bytes of memory, PSS, that the tree holds (proc(5), smaps_rollup)."""
+        total = 0
+        for pid in self.pids():
+            found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+            total += int(found[1]) * 1024 if found else 0
         return total
 
 

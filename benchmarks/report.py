@@ -1,103 +1,151 @@
-"""Numbers into a table: medians over the rounds, and ratios to the floor of the same round."""
+"""What came out, for people and for machines: Markdown, JSON, charts. No name of a machine, no path."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["Row", "Run", "as_json", "as_markdown", "machine", "rows"]
+from benchmarks.chart import Bar, Panel, chart
+from benchmarks.figures import Figures, Run, Table
+from benchmarks.measuring import QUIET, TRIES
+from benchmarks.servers import REFERENCES, Server
+from benchmarks.workloads import Workload
 
+__all__ = ["Report", "about", "as_json", "as_markdown", "charts"]
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One server under load for a few seconds."""
-
-    requests: int
-    seconds: float
-    cpu: float  # seconds, the server's whole process tree
-    others: float  # processors that other processes of the machine kept busy meanwhile
-    invalid: str = ""  # why this run says nothing, if so
-
-    @property
-    def microseconds(self) -> float:
-        """CPU time of one request."""
-        return self.cpu / self.requests * 1e6
+_MEGABYTE: Final = 1_048_576
+_HEAD: Final = (
+    "| server | requests/s | CPU µs/request | lowest – highest | ratio | PSS MB | others |\n"
+    "|---|---:|---:|---:|---:|---:|---:|"
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One server over all rounds. A figure is None when a run was invalid, or the floor is missing."""
+class Report:
+    """Everything there is to tell. ``versions`` by server; ``notes`` are what one must know to read the rest."""
 
-    name: str
-    what: str
-    rate: float | None
-    cpu: float | None
-    lowest: float | None
-    highest: float | None
-    ratio: float | None
-    others: float | None
-    invalid: str = ""
+    command: str
+    notes: tuple[str, ...]
+    servers: tuple[Server, ...]
+    versions: Mapping[str, str]
+    workloads: tuple[Workload, ...]
+    tables: tuple[Table, ...]
+    runs: Mapping[str, Mapping[str, Sequence[Run]]]
 
 
-def rows(what: Mapping[str, str], runs: Mapping[str, Sequence[Run]], floor: str) -> list[Row]:
-    """A row a server. The ratio is the median of the rounds' own ratios, so that a noisy round spoils no other."""
-    return [_row(name, what[name], found, runs.get(floor, ())) for name, found in runs.items()]
-
-
-def _row(name: str, what: str, runs: Sequence[Run], floor: Sequence[Run]) -> Row:
-    invalid = next((run.invalid for run in runs if run.invalid), "" if runs else "never ran")
-    if invalid:
-        return Row(name, what, None, None, None, None, None, None, invalid)
-    costs = [run.microseconds for run in runs]
-    pairs = [(run, base) for run, base in zip(runs, floor, strict=False) if not base.invalid]
-    return Row(
-        name,
-        what,
-        rate=statistics.median(run.requests / run.seconds for run in runs),
-        cpu=statistics.median(costs),
-        lowest=min(costs),
-        highest=max(costs),
-        ratio=statistics.median(run.microseconds / base.microseconds for run, base in pairs) if pairs else None,
-        others=max(run.others for run in runs),
-    )
-
-
-def machine() -> str:
-    """What the figures were taken on, without saying where."""
+def about(rounds: int, seconds: int, absent: Sequence[str]) -> tuple[str, ...]:
+    """What one must know to read the tables."""
     kernel = ".".join(platform.release().split(".")[:2])
-    return f"{os.cpu_count()} cores, Linux {kernel}, CPython {platform.python_version()}"
+    machine = f"{os.cpu_count()} cores, Linux {kernel}, CPython {platform.python_version()}"
+    notes = {
+        machine: "nginx with 1 worker and stock parameters, wrk with 1 thread and 4 connections, 1 worker a server, "
+        "Unix sockets.",
+        f"Medians of {rounds} rounds of {seconds} s": "after a second of warm-up; the servers take turns, each started "
+        "afresh.",
+        "CPU": "user and system time of the server's whole process tree, from the kernel's per-process clocks.",
+        "Ratio": "the median of the rounds' own ratios of CPU per request, to the first of "
+        f"{'; '.join(REFERENCES)} that took part. Only ratios within one run mean something.",
+        "PSS": "memory of the same tree after the load; what processes share is counted by its share.",
+        "Others": "the part of one processor that the rest of the machine used in the worst of the runs; each run is "
+        f"the quietest of up to {TRIES}, the first below {QUIET:.0%}.",
+    }
+    if absent:
+        notes["Could not be had"] = f"{'; '.join(absent)}."
+    return tuple(f"{key}: {value}" for key, value in notes.items())
 
 
-def as_markdown(table: Sequence[Row], notes: Sequence[str]) -> str:
-    """The table, with what one must know to read it."""
-    lines = [
-        "| server | requests/s | CPU µs/request | lowest – highest | ratio to the floor | others |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for row in table:
-        if row.rate is None:
-            lines.append(f"| {row.name} | invalid: {row.invalid} | | | | |")
-            continue
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        lines.append(
-            f"| {row.name} | {row.rate:,.0f} | **{row.cpu:.1f}** | {row.lowest:.1f} – {row.highest:.1f} | {ratio} "
-            f"| {row.others:.0%} |"
-        )
-    return "\n".join(
-        [*lines, "", *(f"* {note}" for note in notes), *(f"* {row.name}: {row.what}" for row in table), ""]
+def as_markdown(report: Report, name: str) -> str:
+    """The tables, each with its chart, then how every server was run."""
+    lines = [f"Made by `{report.command}`.", "", *(f"* {note}" for note in report.notes), ""]
+    for table, workload in zip(report.tables, report.workloads, strict=True):
+        lines += [f"## {workload.name}: {workload.what}", "", _HEAD, *map(_row, table.rows), ""]
+        lines += [_compared(table), "", f"![{workload.name}]({name}-{workload.name}.svg)", ""]
+    lines += ["## The servers", "", "| server | version | to nginx | |", "|---|---|---|---|"]
+    for server in report.servers:
+        lines.append(f"| {server.name} | {report.versions[server.name]} | {server.front.value} | {server.what} |")
+    lines += ["", "Their commands, without and with what an access log adds:", "", "```"]
+    for server in report.servers:
+        lines.append(" ".join(_shown(part) for part in (*server.command, *server.quiet)))
+        if server.logged is not None:
+            lines.append("    logged: " + " ".join(map(_shown, server.logged)))
+    return "\n".join([*lines, "```", ""])
+
+
+def _shown(part: str) -> str:
+    return f"'{part}'" if " " in part else part
+
+
+def _row(row: Figures) -> str:
+    if row.invalid:
+        return f"| {row.server} | invalid: {row.invalid.replace('|', '/')} | | | | | |"
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    digits = 1 if row.cost < 1000 else 0
+    span = f"{row.lowest:,.{digits}f} – {row.highest:,.{digits}f}"
+    return (
+        f"| {row.server} | {row.rate:,.0f} | **{row.cost:,.{digits}f}** | {span} | {ratio} "
+        f"| {row.memory / _MEGABYTE:.1f} | {row.others:.0%} |"
     )
 
 
-def as_json(table: Sequence[Row], runs: Mapping[str, Sequence[Run]], notes: Sequence[str]) -> str:
+def _compared(table: Table) -> str:
+    if not table.reference:
+        return "No ratios: none of the servers they could be to took part."
+    return f"Ratios of CPU per request are to {table.reference}."
+
+
+def charts(report: Report) -> dict[str, str]:
+    """A chart a workload, by the workload's name: CPU, rate and memory."""
+    return {
+        workload.name: _chart(workload, [row for row in table.rows if not row.invalid])
+        for table, workload in zip(report.tables, report.workloads, strict=True)
+    }
+
+
+def _chart(workload: Workload, rows: Sequence[Figures]) -> str:
+    def bar(row: Figures, value: float, *ends: float) -> Bar:
+        low, high = ends or (value, value)
+        return Bar(row.server, value, low, high, stands_out=row.server.startswith("prefork"))
+
+    costs = [bar(row, row.cost, row.lowest, row.highest) for row in rows]
+    rates = [bar(row, row.rate) for row in rows]
+    memory = [bar(row, row.memory / _MEGABYTE) for row in rows]
+    return chart(
+        (
+            Panel(
+                f"{workload.name}: CPU per request",
+                "microseconds, the server's whole process tree; less is better; line: lowest to highest",
+                tuple(sorted(costs, key=lambda bar: bar.value)),
+                digits=1,
+            ),
+            Panel(
+                f"{workload.name}: requests per second",
+                "through one nginx, 4 connections; more is better",
+                tuple(sorted(rates, key=lambda bar: -bar.value)),
+            ),
+            Panel(
+                f"{workload.name}: memory",
+                "megabytes (PSS) of the process tree after the load; less is better",
+                tuple(sorted(memory, key=lambda bar: bar.value)),
+                digits=1,
+            ),
+        )
+    )
+
+
+def as_json(report: Report) -> str:
     """The same for machines, every run included."""
     document: dict[str, Any] = {
-        "notes": list(notes),
-        "rows": [asdict(row) for row in table],
-        "runs": {name: [asdict(run) for run in found] for name, found in runs.items()},
+        "command": report.command,
+        "notes": report.notes,
+        "versions": dict(report.versions),
+        "tables": [asdict(table) for table in report.tables],
+        "runs": {
+            workload: {server: [asdict(run) for run in runs] for server, runs in found.items()}
+            for workload, found in report.runs.items()
+        },
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

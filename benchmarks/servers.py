@@ -1,133 +1,197 @@
-"""The contenders: how each is built and started, one worker each, over a Unix socket.
+"""The contenders, as a table: who speaks what to nginx, by which command, and what it keeps of a request.
 
-What it takes is looked for at once, so that an absence is said before anything is measured.
+Every server has one worker process and the settings that are best for it among those that one would run in production.
+Where HTTP connections can be kept for more than one request, nginx keeps them. In commands and files, ``{words}`` are
+filled in for each start: ``socket``, ``module``, ``log``, ``size`` (of the expected answer), ``folder`` (the working
+directory, with the applications), ``user``, ``bin`` (of the environment that holds the Python servers), and the
+programs that `benchmarks.kit` provides.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from abc import ABC, abstractmethod
-from pathlib import Path
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
 
-from benchmarks.machine import Problem, find
-
-__all__ = ["Floor", "Prefork", "Server", "Uwsgi"]
-
-_HERE = Path(__file__).resolve().parent
-_BUILD_PATIENCE = 600.0
+__all__ = ["REFERENCES", "SERVERS", "Front", "Server", "Speaks", "fill"]
 
 
-class Server(ABC):
-    """One contender; ``prepare`` is called once, ``command`` before every start."""
+class Front(Enum):
+    """How nginx talks to it."""
+
+    FASTCGI = "FastCGI"
+    UWSGI = "uwsgi"
+    HTTP = "HTTP/1.0, one request a connection"
+    KEPT = "HTTP/1.1, connections kept"
+
+
+class Speaks(Enum):
+    """What kind of application it runs."""
+
+    WSGI = "WSGI"
+    PHP = "PHP"
+    CONSTANT = "a constant answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One contender.
+
+    ``needs`` is what `benchmarks.kit` has to provide. ``quiet`` ends the command where no access log is wanted,
+    ``logged`` where one is, as JSON; None: it cannot.
+    """
 
     name: str
-    what: str
-
-    @abstractmethod
-    def prepare(self, folder: Path) -> None:
-        """Build what is needed. Raises `Problem`."""
-
-    @abstractmethod
-    def command(self, socket: Path) -> list[str]:
-        """The command that serves on the socket, to be run beside hello.py."""
-
-    def environment(self) -> dict[str, str]:
-        """The environment it runs in."""
-        return {name: value for name, value in os.environ.items() if not name.startswith(("PREFORK_", "SOCK_PATH"))}
+    needs: str
+    front: Front
+    command: tuple[str, ...]
+    quiet: tuple[str, ...] = ()
+    logged: tuple[str, ...] | None = None
+    speaks: Speaks = Speaks.WSGI
+    what: str = ""
+    environment: Mapping[str, str] = field(default_factory=lambda: {"PYTHONPATH": "{applications}"})
+    files: Mapping[str, str] = field(default_factory=dict)  # written to the working directory
 
 
-class Floor(Server):
-    """The C loop that everything is measured against."""
+# The same fields for all that can choose them. prefork's own JSON line has these and ten more.
+_GUNICORN_LINE: Final = (
+    '{"remote_addr": "%(h)s", "method": "%(m)s", "uri": "%(U)s", "protocol": "%(H)s", "status": %(s)s, '
+    '"bytes": %(B)s, "duration": %(L)s, "user_agent": "%(a)s"}'
+)
+_UWSGI_LINE: Final = (
+    '{"remote_addr": "%(addr)", "method": "%(method)", "uri": "%(uri)", "protocol": "%(proto)", "status": %(status), '
+    '"bytes": %(rsize), "duration": %(micros), "user_agent": "%(uagent)"}'
+)
+_GRANIAN_LINE: Final = (
+    '{"remote_addr": "%(addr)s", "method": "%(method)s", "uri": "%(path)s", "protocol": "%(protocol)s", '
+    '"status": %(status)d, "duration": %(dt_ms).3f}'
+)
+_PHP_LINE: Final = (
+    '{"remote_addr": "%R", "method": "%m", "uri": "%r", "protocol": "%{SERVER_PROTOCOL}e", "status": %s, '
+    '"bytes": %l, "duration": %d, "user_agent": "%{HTTP_USER_AGENT}e"}'
+)
 
-    name = "C loop"
-    what = "accept, read, write a constant, close: the floor"
-
-    def __init__(self) -> None:
-        self._compiler = find("gcc")
-        self._program = Path()
-
-    def prepare(self, folder: Path) -> None:
-        self._program = folder / "floor"
-        _run([self._compiler, "-O2", "-Wall", "-o", str(self._program), str(_HERE / "floor.c")], "gcc")
-
-    def command(self, socket: Path) -> list[str]:
-        return [str(self._program), str(socket)]
-
-
-class Uwsgi(Server):
-    """uWSGI without a master and without logging: it has nothing else to leave out."""
-
-    name = "uWSGI"
-
-    def __init__(self) -> None:
-        self._program = find("uwsgi")
-        version = _run([self._program, "--version"], "uwsgi").strip().partition("-")[0]
-        self.what = f"uWSGI {version}, FastCGI, single process, no master, no log"
-        # Only a uWSGI with Python built in knows this option; Debian's has it in a plugin.
-        asked = subprocess.run([self._program, "--python-version"], capture_output=True, check=False)
-        self._plugin = [] if asked.returncode == 0 else ["--plugin", "python3"]
-
-    def prepare(self, folder: Path) -> None:
-        pass
-
-    def command(self, socket: Path) -> list[str]:
-        options = ["--wsgi-file", "hello.py", "--callable", "application", "--processes", "1", "--listen", "100"]
-        quiet = ["--disable-logging", "--single-interpreter", "--need-app", "--die-on-term"]
-        return [self._program, *self._plugin, "--fastcgi-socket", str(socket), *options, *quiet]
+# Two files, since a pool's access log can be named nowhere else.
+_PHP_CONFIGURATION: Final = """\
+[global]
+error_log = {folder}/php-fpm.log
+[www]
+user = {user}
+listen = {socket}
+listen.backlog = 511
+pm = static
+pm.max_children = 1
+clear_env = no
+"""
+_PHP_FPM: Final[Mapping[str, str]] = {
+    "php-fpm.conf": _PHP_CONFIGURATION,
+    "php-fpm-logged.conf": f"{_PHP_CONFIGURATION}access.log = {{log}}\naccess.format = '{_PHP_LINE}'\n",
+}
 
 
-class Prefork(Server):
-    """prefork, built from this checkout as pip builds it for a user: compiled or plain."""
-
-    def __init__(self, *, compiled: bool, build: Path | None) -> None:
-        self.name = "prefork, compiled" if compiled else "prefork, plain"
-        self.what = "hot modules compiled with mypyc" if compiled else "the same files, interpreted"
-        self._compiled = compiled
-        self._build = build
-        try:
-            import setproctitle
-            import structlog  # noqa: F401 - both are asked for, not used
-        except ImportError as problem:
-            raise Problem(f"{problem.name} is not installed for {sys.executable}") from None
-        del setproctitle
-
-    def prepare(self, folder: Path) -> None:
-        if self._build is None:
-            self._build = folder / ("compiled" if self._compiled else "plain")
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(self._build)]
-            wish = {**os.environ, "PREFORK_COMPILE": str(int(self._compiled))}
-            _run([*command, str(_copied(folder / f"{self._build.name}-source"))], "pip", wish)
-        hot = list((self._build / "prefork" / "worker").glob("exchange*.so"))
-        if bool(hot) != self._compiled:
-            raise Problem(f"expected a {'compiled' if self._compiled else 'plain'} build in {self._build}")
-
-    def environment(self) -> dict[str, str]:
-        return {**super().environment(), "PYTHONPATH": str(self._build)}
-
-    def command(self, socket: Path) -> list[str]:
-        options = ["--socket", str(socket), "--workers", "1", "--log-level", "error"]
-        return [sys.executable, "-m", "prefork", "hello:application", *options]
-
-
-def _copied(folder: Path) -> Path:
-    """A copy of the checkout's sources: a build leaves its traces beside them."""
-    folder.mkdir()
-    for path in _HERE.parent.iterdir():
-        if path.is_file():
-            shutil.copy(path, folder)
-    left_out = shutil.ignore_patterns("__pycache__", "*.so")
-    shutil.copytree(_HERE.parent / "prefork", folder / "prefork", ignore=left_out)
-    return folder
-
-
-def _run(command: list[str], what: str, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=env, cwd="/", timeout=_BUILD_PATIENCE, check=False
+def _prefork(name: str, build: str, front: Front, what: str) -> Server:
+    options = ("--workers", "1", "--log-level", "error", "--control-socket", "off")
+    return Server(
+        name,
+        build,
+        front,
+        ("{bin}/python", "-m", "prefork", "{module}:application", "--socket", "{socket}", *options),
+        logged=("--access-log", "{log}", "--access-log-format", "json"),
+        environment={"PYTHONPATH": f"{{{build}}}:{{applications}}"},
+        what=what,
     )
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise Problem(f"{what} failed with {done.returncode}: {''.join(last)}")
-    return done.stdout + done.stderr
+
+
+def _uwsgi(name: str, front: Front, socket_option: str) -> Server:
+    options = ("--module", "{module}:application", "--processes", "1", "--listen", "100")
+    return Server(
+        name,
+        "uwsgi",
+        front,
+        ("{bin}/uwsgi", socket_option, "{socket}", *options, "--single-interpreter", "--need-app", "--die-on-term"),
+        quiet=("--disable-logging",),
+        logged=("--log-format", _UWSGI_LINE, "--logto", "{log}"),
+        what="no master",
+    )
+
+
+def _gunicorn(name: str, front: Front, *kind: str, what: str = "") -> Server:
+    command = ("{bin}/gunicorn", "{module}:application", "--bind", "unix:{socket}", "--workers", "1", *kind)
+    return Server(
+        name,
+        "gunicorn",
+        front,
+        (*command, "--no-control-socket", "--log-level", "error"),
+        logged=("--access-logfile", "{log}", "--access-logformat", _GUNICORN_LINE),
+        what=what,
+    )
+
+
+_GRANIAN: Final = (
+    *("{bin}/granian", "{module}:application", "--interface", "wsgi", "--uds", "{socket}", "--workers", "1"),
+    *("--http", "1", "--no-ws", "--log-level", "warning"),
+)
+
+SERVERS: Final = (
+    Server(
+        "C loop",
+        "floor",
+        Front.FASTCGI,
+        ("{floor}", "{socket}", "{size}"),
+        speaks=Speaks.CONSTANT,
+        what="accept, read once, write a constant, close: the floor for one request a connection",
+    ),
+    _prefork("prefork, FastCGI", "compiled", Front.FASTCGI, "hot modules compiled with mypyc"),
+    _prefork("prefork, FastCGI, plain", "plain", Front.FASTCGI, "the same files, interpreted"),
+    _prefork("prefork, HTTP", "compiled", Front.HTTP, "hot modules compiled with mypyc"),
+    _uwsgi("uWSGI, FastCGI", Front.FASTCGI, "--fastcgi-socket"),
+    _uwsgi("uWSGI, uwsgi", Front.UWSGI, "--uwsgi-socket"),
+    _uwsgi("uWSGI, HTTP", Front.HTTP, "--http-socket"),
+    Server(
+        "bjoern",
+        "bjoern",
+        Front.KEPT,
+        ("{bin}/python", "{folder}/serve_bjoern.py", "{module}", "{socket}"),
+        what="an event loop in C; no master",
+    ),
+    Server(
+        "php-fpm",
+        "php-fpm",
+        Front.FASTCGI,
+        ("{php-fpm}", "--nodaemonize", "--allow-to-run-as-root", "-d", "opcache.enable=1"),
+        quiet=("--fpm-config", "{folder}/php-fpm.conf"),
+        logged=("--fpm-config", "{folder}/php-fpm-logged.conf"),
+        speaks=Speaks.PHP,
+        files=_PHP_FPM,
+        what="static, opcache on; the same pages in PHP",
+    ),
+    Server(
+        "granian",
+        "granian",
+        Front.KEPT,
+        _GRANIAN,
+        logged=("--log-level", "info", "--access-log", "--access-log-fmt", _GRANIAN_LINE),
+        what="its access log goes to standard output, here a file",
+    ),
+    _gunicorn("gunicorn, sync", Front.HTTP),
+    _gunicorn("gunicorn, gthread", Front.KEPT, "--worker-class", "gthread", "--threads", "4", what="4 threads"),
+    Server(
+        "waitress",
+        "waitress",
+        Front.KEPT,
+        ("{bin}/waitress-serve", "--unix-socket={socket}", "--threads=4", "{module}:application"),
+        what="4 threads; a single process",
+    ),
+)
+
+# What figures are compared with: the first of these that took part in a workload.
+REFERENCES: Final = ("C loop", "uWSGI, FastCGI", "prefork, FastCGI")
+
+_WORD: Final = re.compile(r"\{([a-z][a-z-]*)\}")
+
+
+def fill(text: str, words: Mapping[str, str]) -> str:
+    """Put the words in; braces around anything else stay as they are."""
+    return _WORD.sub(lambda found: words.get(found[1], found[0]), text)

@@ -1,4 +1,4 @@
-"""The application every server runs: 14 bytes, known length, one header more than none."""
+"""14 bytes, a known length: what is left is the server's own work."""
 
 from __future__ import annotations
 
