@@ -74,6 +74,7 @@ class Reader(Codec):
     _end_due: bool = False
     _left: int = 0  # of a body with a Content-Length
     _chunks: Chunks | None = None
+    _overran: bool = False
     _continue_due: bool = False
     _is_11: bool = False
     _chunking: bool = False  # the response
@@ -98,7 +99,7 @@ class Reader(Codec):
     @property
     def overrun(self) -> bool:
         """Whether something was received behind the request."""
-        return self._phase == _ENDED and self._offset < len(self._data)
+        return self._phase == _ENDED and (self._overran or self._offset < len(self._data))
 
     @property
     def closes_to_end(self) -> bool:
@@ -106,7 +107,10 @@ class Reader(Codec):
         return self._until_close
 
     def receive(self, data: bytes) -> None:
-        """Take what arrived."""
+        """Take what arrived; behind the request it is not kept."""
+        if self._phase == _ENDED:
+            self._overran = True
+            return
         if self._offset < len(self._data):
             data = self._data[self._offset :] + data
         self._data = data

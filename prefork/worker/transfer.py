@@ -225,6 +225,8 @@ class Transfer:
             elif event == ABORTED:
                 raise self._abort()
             elif event == NEED_DATA:
+                if self._reader.overrun:
+                    return  # there may be no end to it
                 self._send_replies()
                 try:
                     data = self.connection.receive_now()

@@ -86,6 +86,21 @@ def test_no_permission() -> None:
     assert _reason(PermissionError(errno.EACCES, "Permission denied")).startswith("permission denied: it takes write")
 
 
+def test_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port is connected to; one where nobody listens, or that swallows everything, is said to be such."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        text = "127.0.0.1:{1}".format(*listener.getsockname())
+        with connect(client_address(text)) as connection:
+            assert connection.getblocking()
+    assert reason(text).startswith("nobody listens")
+
+    def swallow(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", swallow)
+    assert reason(text).startswith("nothing answers")
+
+
 def test_abstract(folder: Path) -> None:
     """An abstract name is reached without a file; the connection blocks."""
     with socket.socket(socket.AF_UNIX) as listener:

@@ -112,7 +112,7 @@ def test_a_port_in_use(server: Server) -> None:
     ("words", "status", "message"),
     [
         (("--socket", "0.0.0.0:0", "--protocol", "fastcgi"), 78, "expected allowed_addresses"),
-        (("--socket", "x.sock", "--allowed-addresses", "10.0.0.1"), 78, "allowed_addresses are for TCP"),
+        (("--socket", "x.sock", "--allowed-addresses", "10.0.0.1"), 78, "who may connect to a Unix socket"),
         (("--socket", "nowhere.invalid:80"), 78, "cannot be resolved"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefork.errors import ProtocolError
@@ -255,6 +255,7 @@ def test_bodies(data: bytes, body: bytes) -> None:
     assert body_of(data) == body
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=8), st.data())
 def test_chunked_bodies_however_they_arrive(chunks: list[bytes], data: st.DataObject) -> None:
     """Any body in any chunks in any pieces; what follows it is left unread and known to be there."""

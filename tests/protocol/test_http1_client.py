@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefork.errors import ProtocolError
@@ -89,6 +89,7 @@ def test_no_answers(data: bytes) -> None:
         read(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_whatever_comes(data: bytes) -> None:
     """Nothing but ProtocolError is raised."""

@@ -174,6 +174,12 @@ def test_the_last_day(listener: Listener) -> None:
             worker.accept()
 
 
+def test_a_queue_that_is_not_told() -> None:
+    """What is no TCP socket has no such queue."""
+    with socket.socket(socket.AF_UNIX) as other:
+        assert tcp.queue(other) is None
+
+
 def test_an_inherited_port_is_left_alone() -> None:
     """It belongs to its giver, and takes connections after our end as before."""
     with socket.create_server(("127.0.0.1", 0)) as giver:

@@ -17,6 +17,7 @@ import pytest
 
 from prefork.errors import ClientDisconnected
 from prefork.protocol.http1 import CONTINUE
+from prefork.worker import transfer
 from prefork.worker.door import Door
 from prefork.worker.exchange import Exchange, Limits
 from wire import PATIENCE, PLAIN, Desk, hello
@@ -412,6 +413,31 @@ def test_a_second_request_never_reaches_the_application(desk: Desk, stream: byte
         raw = read_all(client)
     assert len(runs) <= 1
     assert sum(raw.count(b"HTTP/1.1 %d" % kind) for kind in (2, 4, 5)) == 1
+
+
+def test_endless_surplus_does_not_hold_the_response(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that never stops sending behind its request gets its stream; what it sends is not kept."""
+    monkeypatch.setattr(transfer, "_LOOK_EVERY", 0.0)
+    stop = threading.Event()
+
+    def flood(client: socket.socket) -> None:
+        try:
+            while not stop.is_set():
+                client.sendall(bytes(65_536))
+        except OSError:
+            pass
+
+    with served(desk.exchange(pieces(*[b"x"] * 50))) as client:
+        client.sendall(GET)
+        sender = threading.Thread(target=flood, args=(client,))
+        sender.start()
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            received += client.recv(65_536)
+        stop.set()
+        client.shutdown(socket.SHUT_RDWR)
+        sender.join()
+    assert received.count(b"1\r\nx\r\n") == 50
 
 
 @pytest.mark.parametrize(
