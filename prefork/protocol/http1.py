@@ -221,6 +221,7 @@ class Reader(Codec):
         environ["REQUEST_URI"] = environ["RAW_URI"] = target
         environ["SERVER_PROTOCOL"] = version
         environ["SCRIPT_NAME"] = ""
+        self._check_host(environ)  # before a host in the target takes its place
         set_target(environ, method, target)
         self._set_server(environ, scheme)
         self.request = Request(environ, method, target, length, scheme)
@@ -259,6 +260,13 @@ class Reader(Codec):
             raise ProtocolError(f"no transfer coding but chunked is understood, found {coding[:80]!r}", 501)
         raise ProtocolError(f"Transfer-Encoding must be chunked, found {coding[:80]!r}")
 
+    def _check_host(self, environ: dict[str, Any]) -> None:
+        host: str | None = environ.get("HTTP_HOST")
+        if host is not None:
+            split_host(host)
+        elif self._is_11:
+            raise ProtocolError("a request of HTTP/1.1 must have a Host field")
+
     def _set_server(self, environ: dict[str, Any], scheme: str) -> None:
         """SERVER_NAME and SERVER_PORT: what the client asked for, else where it arrived."""
         host: str | None = environ.get("HTTP_HOST")
@@ -266,8 +274,6 @@ class Reader(Codec):
         name = port = ""
         if host is not None:
             name, port = split_host(host)
-        elif self._is_11:
-            raise ProtocolError("a request of HTTP/1.1 must have a Host field")
         else:
             port = origin.server_port
         environ["SERVER_NAME"] = name or origin.server_name
