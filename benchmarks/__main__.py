@@ -35,7 +35,6 @@ _Named = TypeVar("_Named", Server, Workload)
 def main() -> int:
     """Measure, print, and write the results down; 1 if a server answered wrongly or nothing could be measured."""
     words = _arguments()
-    begin = time.monotonic()
     servers = _chosen(SERVERS, words.servers)
     workloads = _chosen(WORKLOADS, words.workloads or (_QUICK if words.quick else ()))
     install_system_packages(frozenset(server.needs for server in servers))
@@ -49,7 +48,7 @@ def main() -> int:
             kit.prepare()
             versions = _provided(kit, servers)
             here = tuple(server for server in servers if server.name in versions)
-            pace = _pace(words, begin)
+            pace = _pace(words)
             results = _measured(work, kit, here, workloads, pace)
         except Problem as problem:
             print(f"nothing can be measured: {problem}", file=sys.stderr)
@@ -67,7 +66,13 @@ def _arguments() -> argparse.Namespace:
     add("--workloads", type=_words, default=(), metavar="A;B", help=", ".join(each.name for each in WORKLOADS))
     add("--rounds", type=int, choices=range(1, 21), metavar="N", help="every server once in each (3; quick: 2)")
     add("--seconds", type=int, choices=range(1, 31), metavar="N", help="of load in each run (2; quick: 1)")
-    add("--minutes", type=float, default=None, metavar="N", help="begin no round that would end later (15; quick: 3)")
+    add(
+        "--minutes",
+        type=float,
+        default=None,
+        metavar="N",
+        help="begin no round that would end later (15; quick: 3)",
+    )
     add("--quick", action="store_true", help="hello and browser only, in short")
     add("--cache", type=Path, metavar="DIR", help="keep what is installed and built here")
     add("--output", type=Path, default=_HERE / "results", metavar="DIR", help="benchmarks/results")
@@ -88,10 +93,10 @@ def _chosen(table: Iterable[_Named], names: Iterable[str]) -> tuple[_Named, ...]
     return tuple(each for each in known if not beginnings or each.name.startswith(beginnings))
 
 
-def _pace(words: argparse.Namespace, begin: float) -> Pace:
+def _pace(words: argparse.Namespace) -> Pace:
     rounds = words.rounds or (2 if words.quick else 3)
     seconds = words.seconds or (1 if words.quick else 2)
-    return Pace(rounds, seconds, begin + 60 * (words.minutes or (3 if words.quick else 15)))
+    return Pace(rounds, seconds, time.monotonic() + 60 * (words.minutes or (3 if words.quick else 15)))
 
 
 def _provided(kit: Kit, servers: Sequence[Server]) -> dict[str, str]:

@@ -177,6 +177,8 @@ def _run(command: list[str], what: str, env: Mapping[str, str] | None = None) ->
         raise Problem(f"{what}: {error}") from None
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        told = next((line.strip() for line in said if "error" in line.lower()), "".join(said[-1:]))
+        # pip says first that something failed, and then what the compiler said.
+        causes = [line.strip() for line in said if "error:" in line.lower() and "subprocess-exited" not in line]
+        told = "".join(causes[:1] or said[-1:])
         raise Problem(f"{what} failed with {done.returncode}: {told}")
     return done.stdout

@@ -27,7 +27,7 @@ QUIET: Final = 0.1  # of one processor: what others may use in a run that need n
 TRIES: Final = 3
 
 _WARM_UP: Final = 1  # seconds
-_STARTING: Final = 1.5  # seconds that a start and a stop take, by a generous guess
+_STARTING: Final = 1.0  # seconds that a start and a stop take, looks included; most need half of it
 _QUIET_PATIENCE: Final = 3.0  # seconds to wait for a quiet moment
 
 Results = dict[str, dict[str, list[Run]]]  # by workload and server

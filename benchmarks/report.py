@@ -44,8 +44,8 @@ def about(rounds: int, seconds: int, absent: Sequence[str]) -> tuple[str, ...]:
     notes = {
         machine: "nginx with 1 worker and stock parameters, wrk with 1 thread and 4 connections, 1 worker a server, "
         "Unix sockets.",
-        f"Medians of {rounds} rounds of {seconds} s": "after a second of warm-up; the servers take turns, each started "
-        "afresh.",
+        "Figures": f"medians of {rounds} rounds of {seconds} s after a second of warm-up; the servers take turns, each "
+        "started afresh.",
         "CPU": "user and system time of the server's whole process tree, from the kernel's per-process clocks.",
         "Ratio": "the median of the rounds' own ratios of CPU per request, to the first of "
         f"{'; '.join(REFERENCES)} that took part. Only ratios within one run mean something.",
