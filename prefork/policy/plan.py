@@ -213,5 +213,3 @@ def _watch_queue(draft: _Draft, snapshot: Snapshot) -> None:
     draft.actions += reports
     if saturation.everyone_busy(draft.pool) or draft.memory.full_since is not None:
         draft.wake(snapshot.now + saturation.LOOK_AGAIN)
-
-

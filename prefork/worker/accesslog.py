@@ -159,7 +159,7 @@ class AccessLog:
         for key, getter, argument in _JSON_TEXTS:
             value: str = getter(entry, argument)
             if value:
-                pieces.append(f'{key}{_quote(value if value.isascii() else readable(value))}')
+                pieces.append(f"{key}{_quote(value if value.isascii() else readable(value))}")
             else:
                 pieces.append(f"{key}null")
         pieces.append("}\n")

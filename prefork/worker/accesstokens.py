@@ -24,6 +24,7 @@ _ESCAPES: Final = {
     ord("\\"): "\\\\",
 }
 
+
 def escape(text: str) -> str:
     """A value as it may stand between two quotes of a line."""
     if is_plain(text):

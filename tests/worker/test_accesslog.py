@@ -200,9 +200,7 @@ def test_combined_and_common(book: Book) -> None:
     when = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
     start = rf'192\.0\.2\.7 - ann {when} "GET /a/b\?x=1&y=2 HTTP/1\.1" 200 1234'
     assert re.fullmatch(start, book.line("common", shown))
-    assert re.fullmatch(
-        start + r' "https://example\.org/" "Mozilla/5\.0 \(X11\)"', book.line("combined", shown)
-    )
+    assert re.fullmatch(start + r' "https://example\.org/" "Mozilla/5\.0 \(X11\)"', book.line("combined", shown))
     assert re.fullmatch(r'- - - \[.*\] "-" 400 - "-" "-"', book.line("combined", None, status=400, sent=0))
 
 
