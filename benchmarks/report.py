@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -41,7 +40,7 @@ class Report:
 def about(rounds: int, seconds: int, absent: Sequence[str]) -> tuple[str, ...]:
     """What one must know to read the tables."""
     kernel = ".".join(platform.release().split(".")[:2])
-    machine = f"{os.cpu_count()} cores, Linux {kernel}, CPython {platform.python_version()} {_optimized()}"
+    machine = f"{os.cpu_count()} cores, Linux {kernel}, CPython {platform.python_version()}"
     notes = {
         machine: "nginx with 1 worker and stock parameters, wrk with 1 thread and 4 connections, 1 worker a server, "
         "Unix sockets.",
@@ -57,12 +56,6 @@ def about(rounds: int, seconds: int, absent: Sequence[str]) -> tuple[str, ...]:
     if absent:
         notes["Could not be had"] = f"{'; '.join(absent)}."
     return tuple(f"{key}: {value}" for key, value in notes.items())
-
-
-def _optimized() -> str:
-    """How the interpreter was built: without --enable-optimizations all Python servers cost a third more."""
-    arguments = str(sysconfig.get_config_var("CONFIG_ARGS"))
-    return "(optimized build)" if "--enable-optimizations" in arguments else "(built without optimizations)"
 
 
 def as_markdown(report: Report, name: str) -> str:
