@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -35,6 +36,7 @@ _Named = TypeVar("_Named", Server, Workload)
 def main() -> int:
     """Measure, print, and write the results down; 1 if a server answered wrongly or nothing could be measured."""
     words = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # servers and folders go with us
     servers = _chosen(SERVERS, words.servers)
     workloads = _chosen(WORKLOADS, words.workloads or (_QUICK if words.quick else ()))
     install_system_packages(frozenset(server.needs for server in servers))
