@@ -66,6 +66,8 @@ class ApplicationError(ConfigurationError):
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
         self.traceback = traceback
+        if traceback:
+            self.add_note(traceback.rstrip("\n"))  # for a program that does not catch it
 
 
 class ProtocolError(PreforkError):

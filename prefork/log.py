@@ -1,4 +1,4 @@
-"""Log events of prefork: one name, the pool, and numbers; one line, one write.
+"""Log events of prefork: one name, the pool, and numbers; one line, one write (for people, a traceback below it).
 
 structlog is used without its global configuration, which belongs to the application: the logger is built from its
 parts, and the application may call ``structlog.configure`` as it likes. Where the lines go, and what becomes of those
@@ -56,6 +56,25 @@ def _in_reading_order(_logger: Any, _method: str, event: MutableMapping[str, Any
     return {**first, **event}
 
 
+def _for_people(*, colors: bool) -> Any:
+    """Fields in the order in which they were said, the message last; a traceback below, indented and without control
+    characters, so that no line of it can pass for an event."""
+    render = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
+
+    def lines(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        traceback = event.pop("traceback", None) or ""
+        if "message" in event:
+            event["message"] = event.pop("message")
+        below = "".join(f"\n    {_printable(line)}" for line in traceback.split("\n") if line)
+        return str(render(logger, method, event)) + below
+
+    return lines
+
+
+def _printable(line: str) -> str:
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
 def make_logger(log: LogFile, *, level: str = "info", format: str = "auto", **bound: Any) -> Logger:
     """A logger that writes to ``log``, console style on a terminal and JSON elsewhere (``format="auto"``).
 
@@ -64,7 +83,7 @@ def make_logger(log: LogFile, *, level: str = "info", format: str = "auto", **bo
     terminal = os.isatty(log.fileno())
     console = terminal if format == "auto" else format == "console"
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=terminal)
+        _for_people(colors=terminal and not os.environ.get("NO_COLOR"))
         if console
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )

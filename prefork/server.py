@@ -104,27 +104,31 @@ def _run_in_background(config: Config, link: Link) -> NoReturn:
 def _run(config: Config, link: Link | None) -> int:
     before = _open_descriptors() - {-1 if link is None else link.fileno()}
     logs = Logs(config)
-    if link is not None and config.error_log != SYSLOG:
-        redirect_output(logs.error.fileno())
-    logger = make_logger(logs.error, level=config.log_level, format=config.log_format)
-    for sentence in config.warnings:
-        logger.warning("configuration_warning", message=sentence)
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        if link is not None and config.error_log != SYSLOG:
+            redirect_output(logs.error.fileno())
+        logger = make_logger(logs.error, level=config.log_level, format=config.log_format)
+        try:
+            return _supervise(config, link, logs, logger, before)
+        except PreforkError as error:
+            if link is not None:
+                logger.error("not_started", error=str(error), traceback=getattr(error, "traceback", ""))
+            raise
+    finally:
+        logs.close()
+
+
+def _supervise(config: Config, link: Link | None, logs: Logs, logger: Logger, before: frozenset[int]) -> int:
     identities = []
     for pool in config.pools:
         with _naming(pool, config):
             identities.append(_identity(pool))
-    for pool, identity in zip(config.pools, identities, strict=True):
-        warning = root_warning(identity)
-        if warning is not None:
-            logger.warning("running_as_root", pool=pool.name, message=warning)
-    listeners: list[Listener] = []
+    listeners = _claim_all(config)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
     stack = ExitStack()
     try:
-        for pool in config.pools:
-            with _naming(pool, config):
-                listeners.append(_claim(pool))
-        _check_inherited(listeners)
+        # Nothing is said before the sockets are ours: the log may be that of the server that has them.
+        _warn(config, identities, logger)
         # Two descriptors a worker live in the master; the workers get the limit that we found.
         resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
         logs.begin(config.pools, logger)
@@ -137,20 +141,38 @@ def _run(config: Config, link: Link | None) -> int:
     except BaseException:
         for listener in listeners:
             listener.close()
-        logs.close()
         raise
     set_title("prefork: master " + " ".join(str(listener) for listener in listeners))
     logger.info("starting", version=prefork.__version__, pid=os.getpid(), pools=[pool.name for pool in config.pools])
     try:
         with stack:
             return master.run()
-    except PreforkError as error:
-        if link is not None:
-            logger.error("not_started", error=str(error), traceback=getattr(error, "traceback", ""))
-        raise
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
-        logs.close()
+
+
+def _claim_all(config: Config) -> list[Listener]:
+    """Every pool's listener, or none of them."""
+    listeners: list[Listener] = []
+    try:
+        for pool in config.pools:
+            with _naming(pool, config):
+                listeners.append(_claim(pool))
+        _check_inherited(listeners)
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _warn(config: Config, identities: list[Identity | None], logger: Logger) -> None:
+    for sentence in config.warnings:
+        logger.warning("configuration_warning", message=sentence)
+    for pool, identity in zip(config.pools, identities, strict=True):
+        warning = root_warning(identity)
+        if warning is not None:
+            logger.warning("running_as_root", pool=pool.name, message=warning)
 
 
 @dataclass(frozen=True, slots=True)

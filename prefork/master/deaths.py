@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
 from prefork.errors import ApplicationError
 from prefork.master.perform import Performer
-from prefork.policy.model import STOPPED_AT_ONCE, SlotState, ZygoteState
+from prefork.policy.model import IDLE, STOPPED_AT_ONCE, STOPPED_LOADING, SlotState, ZygoteState
 from prefork.system.processes import describe_status
 from prefork.system.stacks import read_page
 
 __all__ = ["bury", "unexplained"]
+
+
+_ASKED_FOR: Final = (STOPPED_AT_ONCE, STOPPED_LOADING)
 
 
 def bury(hands: Performer, pid: int, status: int, now: float) -> bool:
@@ -38,7 +41,7 @@ def _bury_zygote(hands: Performer, cause: str, reason: str | None) -> None:
         return
     if zygote.state is ZygoteState.LOADING:
         pool.failure = unexplained(pool.app_name, cause, reason, hands.holdings.stacks)
-    report = hands.logger.debug if reason == STOPPED_AT_ONCE else hands.logger.warning
+    report = hands.logger.debug if reason in _ASKED_FOR else hands.logger.warning
     report("zygote_died", pid=pid, generation=zygote.generation, cause=cause)
 
 
@@ -60,6 +63,9 @@ def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: st
         return
     if worker.failed:
         return  # it said why
+    if reason in _ASKED_FOR and (state == IDLE or worker.ready is None):
+        hands.logger.debug("worker_left", **facts)  # it had nothing in hand
+        return
     if request is not None and state in (SlotState.RUNNING, SlotState.WRITING):
         facts |= {"request": f"{request.method} {request.uri}", "elapsed": round(request.seconds, 3)}
     hands.logger.warning("worker_died", cause=cause, **facts)

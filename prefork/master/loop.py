@@ -222,7 +222,11 @@ class Master:
             return
         self._phase, self._phase_since = phase, now
         match phase:
-            case Phase.DRAINING | Phase.KILLING if command is not Command.FAILED:
+            case Phase.DRAINING:
+                patience = max(hands.launch.pool.graceful_timeout for hands in self._pools)
+                message = f"what runs or waits has {patience:g} s; a SIGINT, or preforkctl stop --now, ends it at once"
+                self._logger.info("stopping", cause=command.value, phase=phase.value, **source, message=message)
+            case Phase.KILLING if command is not Command.FAILED:
                 self._logger.info("stopping", cause=command.value, phase=phase.value, **source)
             case Phase.ENDED if self._failure is None:
                 self._logger.info("stopped")

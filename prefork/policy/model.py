@@ -21,6 +21,7 @@ __all__ = [
     "RUNNING",
     "STARTING",
     "STOPPED_AT_ONCE",
+    "STOPPED_LOADING",
     "WRITING",
     "Action",
     "Decision",
@@ -64,6 +65,10 @@ RETIRING: Final = 7
 
 STOPPED_AT_ONCE: Final = "stopped at once"
 """The reason for a kill that the operator asked for."""
+
+
+STOPPED_LOADING: Final = "stopped while loading the application"
+"""The same, for a process that had nothing else to do yet."""
 
 
 class SlotState(IntEnum):

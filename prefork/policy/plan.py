@@ -11,6 +11,7 @@ from typing import Final
 from prefork.policy import restarts, retirement, saturation, scaling
 from prefork.policy.model import (
     STOPPED_AT_ONCE,
+    STOPPED_LOADING,
     Action,
     Decision,
     End,
@@ -114,7 +115,7 @@ def _step_zygote(draft: _Draft, zygote: Zygote, snapshot: Snapshot) -> None:
     draining = snapshot.phase is Phase.DRAINING
     match zygote.state:
         case ZygoteState.LOADING if draining:
-            draft.actions.append(KillZygote(pool.name, "stopped while loading the application"))
+            draft.actions.append(KillZygote(pool.name, STOPPED_LOADING))
         case ZygoteState.LOADING if now >= zygote.started + pool.boot_timeout:
             draft.actions.append(KillZygote(pool.name, f"boot_timeout ({pool.boot_timeout:g} s)"))
         case ZygoteState.LOADING:

@@ -13,6 +13,7 @@ from prefork.policy import scaling
 from prefork.policy.model import (
     IDLE,
     STOPPED_AT_ONCE,
+    STOPPED_LOADING,
     Action,
     Kill,
     Phase,
@@ -44,7 +45,7 @@ def step_down(pool: PoolView, worker: Worker, snapshot: Snapshot) -> tuple[tuple
     if snapshot.phase is Phase.KILLING:
         return (Kill(pool.name, worker.slot, STOPPED_AT_ONCE),), now + _LAST_REMINDER
     if worker.ready is None and snapshot.phase is Phase.DRAINING and scaling.desired(pool, snapshot) == 0:
-        return (Kill(pool.name, worker.slot, "stopped while loading the application"),), now + _LAST_REMINDER
+        return (Kill(pool.name, worker.slot, STOPPED_LOADING),), now + _LAST_REMINDER
     if worker.terminated is not None:
         due = worker.terminated + TERMINATE_TO_KILL
         if now < due:
