@@ -59,7 +59,7 @@ def check_places(config: Config) -> None:
             PidFile(config.pid_file).check()
     if config.control_socket not in (None, "off"):
         path = os.path.join(os.getcwd(), str(config.control_socket))
-        check_place(path)
+        check_place(path, "control socket")
         probe.look_at(path)
 
 

@@ -102,7 +102,7 @@ def open_door(path: str) -> tuple[socket.socket, Birthmark]:
 
     Raises `AddressInUse` where a live one stands (a dead one is replaced), and what `check_place` raises.
     """
-    check_place(path)
+    check_place(path, "control socket")
     clear_path(path, socket.SOCK_SEQPACKET)
     door, mark = bind_path(path, Access(_MODE), socket.SOCK_SEQPACKET)
     door.listen(_BACKLOG)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import stat
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,7 @@ from prefork.system.paths import ENTER, READ, Person, Step, first_refusal, walk
 __all__ = [
     "Identity",
     "become",
+    "by_mode",
     "check_readable",
     "find_group",
     "find_user",
@@ -35,6 +37,12 @@ __all__ = [
 ]
 
 _LARGEST_ID: Final = 2**32 - 2  # 2^32 - 1 is "leave unchanged" to chown(2) and setresuid(2)
+
+
+# Of the system or a user: the top of the tree, what is right below its branches, and these as a whole.
+_NOT_OURS: Final = re.compile(
+    r"/[^/]*|/(?!srv/|opt/|tmp/)[^/]+/[^/]+|/(?:boot|dev|etc|proc|root|run|sys|usr)/.*", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +160,20 @@ def check_readable(identity: Identity | None, path: str, what: str) -> None:
     verb, bits = _lacking(refusal, person)
     raise PermissionProblem(
         f"{what} {path} is out of reach for user {name}: it may not {verb} {refusal.path} ({_looks(refusal)}). "
-        f"Mend: chmod {person.triad(refusal.status)}+{bits} {refusal.path}, or put {what} where {name} can read it"
+        f"Mend: put {what} where {name} can read it, as below /srv{by_mode(refusal, person, bits)}"
     )
+
+
+def by_mode(refusal: Step, person: Person, bits: str) -> str:
+    """The second mend of a refusal, a change of mode (", or chmod …"); none for what is the system's or a home."""
+    path = refusal.path
+    try:
+        home = pwd.getpwuid(refusal.status.st_uid).pw_dir
+    except KeyError:
+        home = ""
+    if path == home or _NOT_OURS.fullmatch(path):
+        return ""
+    return f", or chmod {person.triad(refusal.status)}+{bits} {path}"
 
 
 def root_warning(identity: Identity | None) -> str | None:

@@ -17,7 +17,9 @@ import stat
 from typing import Final
 
 from prefork.errors import ConfigurationError, PermissionProblem, PreforkError
+from prefork.system.identity import user_name
 from prefork.system.logfile import LogFile, far_up
+from prefork.system.place import own_directory
 
 __all__ = ["STANDARD", "SYSLOG", "SYSLOG_SOCKET", "adopt", "look_at", "open_anew", "open_log"]
 
@@ -120,10 +122,17 @@ def _explain(path: str, option: str, problem: OSError) -> PreforkError:
                 f"{start}it is a socket; stderr, - (standard output) and syslog are written as such"
             )
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return PermissionProblem(
-                f"{start}{problem.strerror}; let the user who starts the server write to {directory}, or choose another"
-            )
+            return PermissionProblem(f"{start}{problem.strerror}; {_elsewhere(path)}")
     return ConfigurationError(f"{start}{problem.strerror}")
+
+
+def _elsewhere(path: str) -> str:
+    """The mend for a file that may not be opened."""
+    me = user_name(os.geteuid())
+    if os.path.isfile(path):
+        owner = user_name(os.stat(path).st_uid)
+        return f"it is {owner}'s, and {me} may not write to it: name another file, or start as {owner}"
+    return f"{me} may not make it: {own_directory(path, '/var/log', 'LogsDirectory')}"
 
 
 def _own_description(number: int) -> int:

@@ -18,6 +18,7 @@ from typing import Final
 
 from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
 from prefork.system.identity import user_name
+from prefork.system.place import own_directory
 
 __all__ = ["PidFile"]
 
@@ -51,7 +52,7 @@ class PidFile:
         if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
             raise PermissionProblem(
                 f"{user_name(os.geteuid())} may not write to {directory}, where the pid file {self.path} shall be: "
-                "give the directory to that user, or choose another"
+                f"{own_directory(self.path)}"
             )
         self._check_present()
 

@@ -20,7 +20,7 @@ from enum import Enum, auto
 from typing import Final
 
 from prefork.system.birth import Access
-from prefork.system.identity import group_name, user_name
+from prefork.system.identity import by_mode, group_name, user_name
 from prefork.system.paths import ENTER, WRITE, Person, Step, first_refusal, walk
 
 __all__ = ["NginxWorker", "Reach", "Verdict", "diagnose", "find_workers"]
@@ -159,7 +159,7 @@ def _judge(target: _Socket, who: str, person: Person, gid: int, pid: int | None)
         return Verdict(
             Reach.BLOCKED,
             f"{who} cannot reach {target.path}: it may not enter {refusal.path} ({looks})",
-            f"chmod {person.triad(status)}+x {refusal.path}, or put the socket where it may enter, as under /run",
+            f"Put the socket where it may enter, as under /run{by_mode(refusal, person, 'x')}",
         )
     if pid is not None and not _sees_same(pid, directory):
         return Verdict(

@@ -13,6 +13,7 @@ import pytest
 
 from apart import NOBODY, run_apart
 from prefork.errors import ConfigurationError, PermissionProblem
+from prefork.system import identity
 from prefork.system.identity import (
     Identity,
     _prove,
@@ -24,6 +25,7 @@ from prefork.system.identity import (
     root_warning,
     user_name,
 )
+from prefork.system.paths import Step
 
 NO_ENTRY = 3_000_111  # a number that no machine of ours has given to anybody
 
@@ -174,8 +176,8 @@ def test_the_first_component_that_refuses_is_named(folder: Path) -> None:
 
     program.chmod(0o700)
     text.chmod(0o600)
-    assert f"Mend: chmod o+rx {program}," in problem(program, "the interpreter")
-    assert f"Mend: chmod o+r {text}," in problem(text, "the application")
+    assert f"as below /srv, or chmod o+rx {program}" in problem(program, "the interpreter")
+    assert f"as below /srv, or chmod o+r {text}" in problem(text, "the application")
     assert f"it may not execute {program} (mode 0700" in problem(program, "the interpreter")
     assert f"it may not read {text} (mode 0600" in problem(text, "the application")
     program.parent.chmod(0o711)
@@ -184,7 +186,20 @@ def test_the_first_component_that_refuses_is_named(folder: Path) -> None:
     message = problem(program, "the interpreter")
     assert message.startswith(f"the interpreter {program} is out of reach for user {NO_ENTRY}: it may not enter")
     assert f"{folder}/home (mode 0700, {user_name(os.geteuid())}:" in message
-    assert f"Mend: chmod o+x {folder}/home, or put the interpreter where" in message
+    mend = f"Mend: put the interpreter where {NO_ENTRY} can read it, as below /srv, or chmod o+x {folder}/home"
+    assert message.endswith(mend)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("path", ["/root", "/etc/ssl/private", "/home/someone"])
+def test_homes_and_the_systems_directories_are_not_opened(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No mend changes the mode of what others rely on being shut."""
+    shut = os.stat_result((0o40700, 1, 1, 1, 0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(identity, "walk", lambda _path: iter((Step(path, shut),)))
+    monkeypatch.setattr(identity, "first_refusal", lambda _path, _person, _wanted: Step(path, shut))
+    with pytest.raises(PermissionProblem) as raised:
+        check_readable(STRANGER, f"{path}/app", "the application's directory")
+    assert str(raised.value).endswith(f"directory where {NO_ENTRY} can read it, as below /srv")
 
 
 def test_the_way_through_links_counts(folder: Path) -> None:

@@ -122,6 +122,7 @@ def test_a_directory_of_somebody_else(path: Path) -> None:
     script = "from prefork.system.pidfile import PidFile\nPidFile(sys.argv[1]).check()"
     said = run_apart(script, str(path), user=NOBODY)
     assert said.startswith(f"PermissionProblem nobody may not write to {path.parent}")
+    assert "make a directory of its own, as root `install -d -o nobody -g nogroup -m 0755 /run/" in said
     path.write_text("1\n")
     path.chmod(0o600)
     path.parent.chmod(0o777)

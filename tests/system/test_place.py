@@ -9,7 +9,8 @@ import pytest
 
 from apart import NOBODY, run_apart
 from prefork.errors import ConfigurationError, PermissionProblem
-from prefork.system.place import check_length, check_place, warn_of_place
+from prefork.system.identity import user_name
+from prefork.system.place import check_length, check_place, own_directory, warn_of_place
 
 
 def problem_of(path: Path | str) -> str:
@@ -80,11 +81,39 @@ def test_a_directory_of_others_is_refused_with_its_looks(folder: Path) -> None:
     (folder / "shut" / "in").mkdir(parents=True)
     (folder / "shut").chmod(0o750)
     script = "from prefork.system.place import check_place\ncheck_place(sys.argv[1])"
-    written = run_apart(script, str(folder / "app.sock"), user=NOBODY)
-    entered = run_apart(script, str(folder / "shut" / "in" / "app.sock"), user=NOBODY)
+    written = run_apart(script, str(folder / "none.sock"), user=NOBODY)
+    entered = run_apart(script, str(folder / "shut" / "in" / "none.sock"), user=NOBODY)
     assert written.startswith(f"PermissionProblem nobody may not write to {folder} (mode 0755, root:root)")
     assert entered.startswith(f"PermissionProblem nobody may not enter {folder}/shut (mode 0750, root:root)")
-    assert "`install -d -o nobody -g nogroup" in written
+    mend = "as root `install -d -o nobody -g nogroup -m 0755 /run/none` (systemd: RuntimeDirectory=none), and name /run/"
+    assert mend in written
+    assert mend in entered
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("directory", ["/run", "/var/lib", "/root"])
+def test_no_directory_that_exists_is_given_away(directory: str) -> None:
+    """The mend makes a new one, and calls the file what it is."""
+    script = "from prefork.system.place import check_place\ncheck_place(sys.argv[1], 'control socket')"
+    said = run_apart(script, f"{directory}/no-such-thing.sock", user=NOBODY)
+    assert "where the control socket shall be: make a directory of its own" in said
+    assert "-m 0755 /run/no-such-thing`" in said
+    assert "chmod" not in said
+
+
+def test_the_directory_of_its_own_is_new_or_ours(folder: Path) -> None:
+    """One that exists and is not ours is not named in a command; one that is, needs none."""
+    assert f"-m 0755 {folder}/app` (systemd: A=app), and name {folder}/app/app.log" in own_directory(
+        "/x/app.log", str(folder), "A"
+    )
+    (folder / "app").touch()
+    assert f"{folder}/prefork-app`" in own_directory("/x/app.log", str(folder), "A")
+    (folder / "prefork-app").mkdir()
+    assert own_directory("/x/app.log", str(folder)) == f"name {folder}/prefork-app/app.log, where it may"
+    (folder / "prefork-app").rmdir()
+    (folder / "prefork-app").touch()
+    (folder / f"prefork-app-{user_name(os.geteuid())}").touch()
+    assert own_directory("/x/app.log", str(folder)) == f"name a place in a directory of its own, below {folder}"
 
 
 @pytest.mark.parametrize(
