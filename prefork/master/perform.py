@@ -167,8 +167,14 @@ class Performer:
             self.holdings.free_slot(action.slot)
             return
         channel = Channel(above, action.slot)
+        try:
+            self._watch(self, channel)
+        except OSError as error:  # fs.epoll.max_user_watches, memory: the worker finds nobody to say hello to
+            above.close()
+            self.holdings.free_slot(action.slot)
+            self.logger.error("fork_failed", slot=action.slot, error=error.strerror)
+            return
         self.holdings.workers[action.slot] = channel
-        self._watch(self, channel)
         self.pool.forked(action.slot, now)
 
     def _listen(self, action: model.Listen, _now: float) -> None:

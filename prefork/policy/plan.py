@@ -192,9 +192,10 @@ def _see_off(draft: _Draft, snapshot: Snapshot) -> None:
     if snapshot.phase is Phase.DRAINING:
         if pool.open and not pool.shut:
             draft.actions.append(ShutListener(pool.name))
-        # A Unix listener of our own wakes its workers when its queue is empty. One of TCP has to be watched until
-        # then; somebody else's is left as it is; and workers that were never given one would wait for it.
-        drained = pool.silent and pool.shut and not pool.waiting
+        # A Unix listener of our own wakes its workers when its queue is empty, but not one whose peer keeps its
+        # connection busy. One of TCP has to be watched until then; somebody else's is left as it is; and workers that
+        # were never given one would wait for it.
+        drained = pool.shut and (pool.waiting == 0 or (pool.silent and not pool.waiting))
         if pool.silent and not drained:
             draft.wake(snapshot.now + saturation.LOOK_AGAIN)
         draft.actions += [

@@ -13,10 +13,13 @@ from typing import Final
 
 from prefork.policy.model import PoolMemory
 
-__all__ = ["FIRST_WAIT", "LONGEST_WAIT", "USEFUL_LIFE", "after_end", "after_use"]
+__all__ = ["FIRST_WAIT", "LONGEST_WAIT", "LONGEST_WAIT_FOR_READY", "USEFUL_LIFE", "after_end", "after_use"]
 
 FIRST_WAIT: Final = 0.1
 LONGEST_WAIT: Final = 30.0
+LONGEST_WAIT_FOR_READY: Final = 1.0
+"""The same after the death of one that was ready: a request that kills its worker must not take the others' turn."""
+
 USEFUL_LIFE: Final = 1.0
 """Seconds a process must have been ready for before its end says nothing about its start."""
 
@@ -27,7 +30,8 @@ def after_end(memory: PoolMemory, ready: float | None, now: float) -> PoolMemory
         return replace(memory, failures=0, not_before=0.0)
     if now < memory.not_before:
         return memory
-    wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(memory.failures - 1, 16)) if memory.failures else 0.0
+    longest = LONGEST_WAIT if ready is None else LONGEST_WAIT_FOR_READY
+    wait = min(longest, FIRST_WAIT * 2.0 ** min(memory.failures - 1, 16)) if memory.failures else 0.0
     return replace(memory, failures=memory.failures + 1, not_before=now + wait)
 
 

@@ -140,10 +140,10 @@ def receive_report(channel: socket.socket) -> Message | None:
     """
     try:
         data, ancillary, _, _ = channel.recvmsg(_LARGEST_MESSAGE, _ROOM_FOR_CREDENTIALS, socket.MSG_CMSG_CLOEXEC)
-    except BlockingIOError:
-        return None
     except ConnectionError:
         return ENDED
+    except OSError:  # nothing there (EAGAIN), or no memory to take it with: another time
+        return None
     pid = _sender(ancillary)
     # An empty message is legal on SOCK_SEQPACKET and looks like the end of file, except that the kernel attaches
     # credentials to a message and none (pid 0) to the end.

@@ -200,6 +200,8 @@ class Exchange:
             request = self._read_head(connection, reader)
             if request is None or not self._answer(connection, reader, request):
                 return
+            if self.leave or self._slot.retire:
+                return  # the answer is whole; a peer that goes on talking must not keep this worker from leaving
             self._slot.enter(FINISHING)
             data = connection.wait_for_close(CLOSE_SECONDS)
             if not data:

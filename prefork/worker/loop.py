@@ -47,6 +47,8 @@ _PASSING: Final = frozenset(
 # Out of something: worth another try, not at full speed.
 _SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SCARCITY_PAUSE: Final = 0.1
+# This process's own descriptors are used up, and nobody but the application can have done that: it will not get better.
+_MOST_EMFILE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def live(birth: Birth, application: Any, logger: Any) -> None:
     try:
         status = worker.run()
     finally:
-        worker.slot.enter(RETIRING)
+        if worker.is_known:  # else the slot may have been given to another meanwhile
+            worker.slot.enter(RETIRING)
         leave_process(status)
 
 
@@ -108,14 +111,17 @@ class Worker:
         self._listener: socket.socket | None = None
         self._exchange: Exchange | None = None
         self._is_copy = False
+        self._scarce = 0
+        self.is_known = False  # the master was told that the slot is ours
 
     def run(self) -> int:
         """Serve until told to leave; returns the exit status."""
-        self.slot.enter(STARTING)
         self._logs.begin(self._logger)
         signal.signal(RETIRE_SIGNAL, self._look_at_retire_flag)
         os.register_at_fork(after_in_child=self._forget)
         channel.send(self._channel, Kind.HELLO)
+        self.is_known = True
+        self.slot.enter(STARTING)
         if self._application is None and not self._load():
             return ApplicationError.exit_status
         channel.send(self._channel, Kind.READY)
@@ -167,6 +173,7 @@ class Worker:
                 if self._is_over(error, listener.fileno()):
                     break
                 continue
+            self._scarce = 0
             slot.leave_idle(READING)
             exchange.serve(descriptor, address)
             if self._is_copy:
@@ -188,8 +195,11 @@ class Worker:
             # Another holder of an inherited listener made it non-blocking; the flag is shared by all of them.
             os.set_blocking(listener, True)
             return False
-        if error.errno in _SCARCE:
-            self._logger.error("accept_failed", error=os.strerror(error.errno), pause=_SCARCITY_PAUSE)
+        if error.errno in _SCARCE and not (error.errno == errno.EMFILE and self._scarce >= _MOST_EMFILE):
+            self._scarce += 1
+            self.slot.enter(READING)  # it does not wait for connections, and must not pass for one that does
+            if self._scarce.bit_count() == 1:  # the first, and each time that their number has doubled
+                self._logger.error("accept_failed", error=os.strerror(error.errno), pause=_SCARCITY_PAUSE)
             time.sleep(_SCARCITY_PAUSE)
             return False
         self._logger.error("accept_failed", error=str(error), message="the worker leaves and is replaced")

@@ -77,7 +77,7 @@ def test_not_requested(folder: Path, holdings: Holdings) -> None:
 
 def test_broken(folder: Path, holdings: Holdings) -> None:
     """One that cannot is told with its own traceback."""
-    with pytest.raises(ApplicationError, match=r"^app: importing it raised LookupError: the reason$") as caught:
+    with pytest.raises(ApplicationError, match=r"^app: importing it raised LookupError: the reason") as caught:
         attempt(folder, holdings, BROKEN)
     assert 'app.py", line 2, in <module>' in caught.value.traceback
 
