@@ -135,7 +135,8 @@ def _add_general(parser: argparse.ArgumentParser) -> None:
         dest="task",
         action="store_const",
         const=Task.CHECK,
-        help="see whether this would serve, the import of the application included, and exit with 0 or 78",
+        help="see whether this would serve, the import of the application included, and exit with 0 or 78 (64 where "
+        "no application or socket is named)",
     )
     tasks.add_argument(
         "--show-config",

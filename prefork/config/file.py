@@ -199,7 +199,8 @@ def _said(file: _File, name: str, origin: str, option: Option, value: object) ->
         raise ConfigurationError(
             f'{name}: expected octal digits, found a decimal number; write "0{value}" (in quotes) or 0o{value}'
         )
-    return Said(name, origin, texts_of(option, value), whole if is_list(value) else option.from_flag)
+    split = whole if is_list(value) else option.from_flag
+    return Said(name, origin, texts_of(option, value), split, quoted=not isinstance(value, int | float))
 
 
 def _expected(option: Option, value: object) -> str:
@@ -214,7 +215,17 @@ def _expected(option: Option, value: object) -> str:
         return "" if plain else "a text or a list of texts"
     if option.key == "socket" and isinstance(value, list):
         return "one address (every other one has a pool of its own)"
-    return "" if _is_plain(value) else "a text or a number"
+    return "" if _is_plain(value) else _own(option, value)
+
+
+def _own(option: Option, value: object) -> str:
+    """What the option itself expects, where it can say so of this value."""
+    try:
+        if not isinstance(value, Mapping):
+            option.read(_shown(value))
+    except ValueError as problem:
+        return str(problem)
+    return "a text or a number"
 
 
 def _is_plain(value: object) -> bool:

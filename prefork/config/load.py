@@ -168,7 +168,8 @@ def _read(option: Option, said: Said) -> Any:
             for item in said.split(text):
                 values.append(option.read(item))
         except ValueError as problem:
-            raise ConfigurationError(f"{said.name}: expected {problem}, found {item!r}") from None
+            found = repr(item) if said.quoted else item
+            raise ConfigurationError(f"{said.name}: expected {problem}, found {found}") from None
     if option.key == "env":
         return dict(str(value).split("=", 1) for value in values)
     return tuple(values) if option.many else values[-1]

@@ -36,6 +36,7 @@ makes no sense, 78 for a configuration that cannot be.
 * **Modes** are octal digits as chmod(1) takes them. In a file they are written `"0660"` or `0o660`: `660` is a
   decimal number there, and refused.
 * **Switches** are `--daemonize` and `--no-daemonize`, `PREFORK_DAEMONIZE=on` or `off`, `daemonize = true` or `false`.
+* **Numbers and switches** in a file may also be texts, as in the environment: `backlog = "4096"`, `daemonize = "on"`.
 * **Lists** are said by repeating the option on the command line, as words quoted as in a shell (directories:
   separated by colons) in one variable, and as `["a", "b"]` in a file. `env` is a table there: `env = { NAME = "value"
   }`.
@@ -100,7 +101,8 @@ no HTTP is spoken.
 `prefork-serve --config prefork.toml --check` looks at all that a start would look at: every value, users, groups,
 paths, the place of each socket, and the import of each application, in a process of its own, as the user it would run
 as. It prints a line for each pool, leaves nothing behind, does not disturb a server that is running with that
-configuration, and exits with 0 or 78. Only a socket that is inherited (`fd://N`) is not looked at before it serves.
+configuration, and exits with 0 or 78 (64 where no application or socket is named). Only a socket that is inherited
+(`fd://N`) is not looked at before it serves.
 
 `--show-config` prints what is in effect, as a file that could be loaded again, and beside every value where it comes
 from: the default, the table of the file, the variable, or the command line. Values in `env` are not shown, since

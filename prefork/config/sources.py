@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from prefork.config.option import Option, Splitter, whole
-from prefork.config.options import APP, BY_KEY, ELSEWHERE, OPTIONS
+from prefork.config.options import APP, BY_KEY, ELSEWHERE, NOT_HERE, OPTIONS
 from prefork.errors import ConfigurationError
 
 __all__ = [
@@ -39,6 +39,9 @@ _NO_OPTIONS: Final = frozenset({"PREFORK_COMPILE", CONFIG_VARIABLE})
 # Kubernetes sets these in every container beside a service that is called "prefork", as Docker did for links.
 _SERVICE_VARIABLES: Final = re.compile(r"PREFORK_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
+# How alike a name must be: with less, --threads is taken for --chdir.
+_NEAR: Final = 0.75
+
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -48,6 +51,7 @@ class Said:
     origin: str  # where it comes from, for --show-config
     texts: tuple[str, ...]
     split: Splitter = whole  # how one of the texts comes apart
+    quoted: bool = True  # whether messages show a text as one; not what its author wrote as a number
 
     def __str__(self) -> str:
         return " ".join((self.name, *self.texts))
@@ -127,6 +131,9 @@ def settled(said: Source) -> Source:
 
 
 def near(wrong: str, right: Iterable[str], prefix: str = "") -> str:
-    """The question whether something else was meant, or nothing."""
-    match = ELSEWHERE.get(wrong) or next(iter(get_close_matches(wrong, list(right), 1)), None)
+    """Why there is no such thing here, or the question whether something else was meant, or nothing."""
+    reason = NOT_HERE.get(wrong.lstrip("-").lower().replace("-", "_").replace(".", "_"))
+    if reason:
+        return f": {reason}"
+    match = ELSEWHERE.get(wrong) or next(iter(get_close_matches(wrong, list(right), 1, _NEAR)), None)
     return f"; did you mean {prefix}{match}?" if match else ""

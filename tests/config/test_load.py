@@ -271,6 +271,10 @@ def test_workers_beat_the_weaker_source() -> None:
         ((APP, "--vesion"), "unknown option --vesion; did you mean --version?"),
         ((APP, "-b", "a"), "unknown option -b; did you mean --socket?"),
         ((APP, "-w", "4"), "unknown option -w; did you mean --workers?"),
+        ((APP, "--reload"), "unknown option --reload: this version does not reload the application: restart"),
+        ((APP, "--threads", "2"), "unknown option --threads: a worker serves one request at a time, on purpose"),
+        ((APP, "--slowlog", "x"), "unknown option --slowlog: this version keeps no log of slow requests"),
+        ((APP, "--reader"), "unknown option --reader (see prefork-serve --help)"),
         ((APP, "--xyzzy"), "unknown option --xyzzy (see prefork-serve --help)"),
         ((APP, "--version=1"), "--version: ignored explicit argument '1'; see prefork-serve --help"),
     ],
@@ -503,7 +507,7 @@ def test_wrong_in_a_file(file: Path) -> None:
     """A wrong value is named with file, table and key."""
     file.write_text(FILE.replace("= 7", "= 0"))
     message = failure(ConfigurationError, "--config", str(file))
-    assert message == f"{file}: [pool.shop] backlog: expected a number from 1 to 2147483647, found '0'"
+    assert message == f"{file}: [pool.shop] backlog: expected a number from 1 to 2147483647, found 0"
 
 
 def test_command_line_names_another_file(file: Path) -> None:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from harness import PACKAGE_ROOT
 from prefork.config.model import Config, PoolConfig
-from prefork.config.options import BY_KEY, GROUPS, OPTIONS
+from prefork.config.options import BY_KEY, GROUPS, NOT_HERE, OPTIONS
 
 
 def test_every_field_has_its_option() -> None:
@@ -41,3 +41,8 @@ def test_names_are_alike_everywhere() -> None:
 def test_names_differ() -> None:
     """No two options share a name."""
     assert len(BY_KEY) == len(OPTIONS) + 1
+
+
+def test_what_is_not_here_is_not() -> None:
+    """An option that has landed is no longer said to be missing."""
+    assert not set(NOT_HERE) & set(BY_KEY)
