@@ -205,6 +205,18 @@ def leave(_query: dict[str, str]) -> bytes:
     raise SystemExit(3)
 
 
+_LEAKED: list[int] = []
+
+
+def leak(_query: dict[str, str]) -> bytes:
+    """Use up all descriptors, for good."""
+    try:
+        while True:
+            _LEAKED.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return str(len(_LEAKED)).encode()
+
+
 def hello(_query: dict[str, str]) -> bytes:
     return b"hello"
 
@@ -224,6 +236,7 @@ _WHAT: dict[str, Callable[[dict[str, str]], bytes]] = {
         claim,
         fork,
         leave,
+        leak,
         hello,
     )
 }

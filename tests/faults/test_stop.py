@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import FastCGIResponse, Server, alive, connect, environment, fastcgi, wait_until
+from harness import FastCGIResponse, Server, alive, connect, encode_request, environment, fastcgi, wait_until
 
 
 def ask_all(server: Server, paths: list[str]) -> tuple[list[threading.Thread], list[FastCGIResponse]]:
@@ -60,6 +60,33 @@ def test_a_graceful_stop_answers_all_that_waited_and_refuses_the_rest(folder: Pa
         for thread in threads + late:
             thread.join()
         assert [(answer.status, answer.complete) for answer in answers + late_answers] == [(200, True)] * 21
+
+
+def test_a_peer_that_goes_on_asking_does_not_keep_its_worker(folder: Path) -> None:
+    """One request after another on a kept connection: the stop lets one be answered, and then the worker leaves."""
+    with Server("faulty", "--workers", "1", folder=folder) as server, connect(server.address) as peer:
+        answers, stopped = 0, False
+        while ask_again(peer):
+            answers += 1
+            if answers == 20:
+                server.send(signal.SIGTERM)
+            stopped = stopped or bool(server.find("stopping"))
+        assert stopped
+        assert server.wait_exit(5) == 0
+
+
+def ask_again(peer: socket.socket) -> bool:
+    """One more request on a connection that is kept; False when it is over."""
+    try:
+        peer.sendall(encode_request(path="/hello", keep=True))
+        data = b""
+        while part := peer.recv(65_536):
+            data += part
+            if b"\x01\x03\x00\x01\x00\x08" in data:  # END_REQUEST
+                return True
+    except ConnectionError:
+        pass
+    return False
 
 
 def test_the_queue_is_answered_even_if_every_worker_dies_meanwhile(folder: Path) -> None:

@@ -274,9 +274,16 @@ def test_a_worker_that_does_not_get_ready_is_killed() -> None:
 
 
 def test_a_listener_of_our_own_wakes_its_workers_itself() -> None:
-    """It is shut once, and nobody is retired: the queue is answered first."""
-    assert decide(pool_of(worker_of()), phase=DRAINING, since=NOW).actions == (ShutListener(NAME),)
-    assert decide(pool_of(worker_of(), shut=True), phase=DRAINING, since=NOW).actions == ()
+    """It is shut once, and nobody is retired while anything waits or may wait: the queue is answered first."""
+    assert decide(pool_of(worker_of(), waiting=1), phase=DRAINING, since=NOW).actions == (ShutListener(NAME),)
+    assert decide(pool_of(worker_of(), shut=True, waiting=1), phase=DRAINING, since=NOW).actions == ()
+    assert decide(pool_of(worker_of(), shut=True, waiting=None), phase=DRAINING, since=NOW).actions == ()
+
+
+def test_who_is_still_there_when_the_queue_is_empty_is_told_to_leave() -> None:
+    """A peer that keeps its connection busy with one request after another must not keep its worker."""
+    told = decide(pool_of(worker_of(), shut=True, waiting=0), phase=DRAINING, since=NOW).actions
+    assert told == (Retire(NAME, 0),)
 
 
 @pytest.mark.parametrize("changes", [{"inherited": True}, {"open": False}])
@@ -458,13 +465,14 @@ def test_a_second_int_ends_it_now(life: Simulator, before: float, draining: floa
 
 
 def test_a_quiet_life() -> None:
-    """One zygote, as many forks as workers, each given the listener once; shut, released and ended in order."""
+    """One zygote, as many forks as workers, each given the listener once; shut, retired, released and ended in order."""
     life = Simulator(Script(zygotes=_for_ever(["ready"]), workers=_for_ever(["good"])), max_children=3)
     life.run(30)
     life.command(Command.TERM)
     life.run(30)
     assert [type(action) for _, action in life.performed] == [
-        StartZygote, Fork, Fork, Fork, OpenListener, Listen, Listen, Listen, ShutListener, ReleaseZygote, End,
+        StartZygote, Fork, Fork, Fork, OpenListener, Listen, Listen, Listen, ShutListener,
+        Retire, Retire, Retire, ReleaseZygote, End,
     ]  # fmt: skip
     assert life.now < 1_000 + 30 + 1
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from policy.views import NOW
 from prefork.policy.model import PoolMemory
-from prefork.policy.restarts import FIRST_WAIT, LONGEST_WAIT, USEFUL_LIFE, after_end, after_use
+from prefork.policy.restarts import FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_FOR_READY, USEFUL_LIFE, after_end, after_use
 
 # The nth consecutive failure, and the wait that follows it.
 WAITS = [
@@ -73,3 +73,13 @@ def test_the_wait_is_bounded_and_never_shrinks_in_a_series(pauses: list[float], 
         assert 0.0 <= memory.not_before - now <= LONGEST_WAIT
         seen.append(memory.not_before)
     assert all(earlier <= later for earlier, later in pairwise(seen))
+
+
+def test_a_worker_that_was_ready_holds_up_the_next_for_a_second_at_most() -> None:
+    """A request that kills whoever takes it is no reason to leave the others without workers."""
+    memory, now = PoolMemory(), 0.0
+    for _ in range(20):
+        memory = after_end(memory, now, now)
+        assert memory.not_before - now <= LONGEST_WAIT_FOR_READY
+        now = max(now, memory.not_before)
+    assert memory.not_before - now == 0
