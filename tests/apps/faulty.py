@@ -7,6 +7,7 @@ which its exit handler appends a line.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import json
 import mmap
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 from wsgiref.validate import validator
+
+import prefork
 
 IMPORTED_BY = {"uid": os.getuid(), "gid": os.getgid(), "groups": os.getgroups(), "pid": os.getpid()}
 
@@ -209,12 +212,15 @@ _LEAKED: list[int] = []
 
 
 def leak(_query: dict[str, str]) -> bytes:
-    """Use up all descriptors, for good."""
-    try:
+    """Use up all descriptors, for good, the connection's own when it is free again."""
+    prefork.after_response(_use_up)
+    return b"leaking"
+
+
+def _use_up() -> None:
+    with contextlib.suppress(OSError):
         while True:
             _LEAKED.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError:
-        return str(len(_LEAKED)).encode()
 
 
 def hello(_query: dict[str, str]) -> bytes:
