@@ -58,7 +58,7 @@ class Logs:
             try:
                 log.replace(open_anew(log.path, "error_log" if log is self.error else "access_log"))
                 renewed.append(log.name)
-            except PreforkError as error:
+            except (PreforkError, OSError) as error:  # nothing about a log is worth the server's end
                 problems.append(str(error))
         hand_out()
         for problem in problems:

@@ -82,10 +82,18 @@ def open_anew(path: str, option: str) -> int:
         # For writing only: an application that finds the descriptor may not read what others wrote.
         return _open(path, os.O_WRONLY)
     except OSError as problem:
-        if problem.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):
+        if problem.errno != errno.ENXIO:
             raise _explain(path, option, problem) from None
-    # A named pipe that nobody reads yet, fifo(7): its lines wait for whoever will.
-    return _open(path, os.O_RDWR)
+    try:
+        # A named pipe that nobody reads yet, fifo(7): its lines wait for whoever will. A socket says ENXIO again.
+        return _open(path, os.O_RDWR)
+    except OSError as problem:
+        if problem.errno == errno.EACCES:
+            raise PermissionProblem(
+                f"{option} {path} cannot be opened: it is a named pipe that nobody reads, and who may only write to it "
+                f"cannot hold it open: start its reader first, or let {user_name(os.geteuid())} read it"
+            ) from None
+        raise _explain(path, option, problem) from None
 
 
 def _open(path: str, access: int) -> int:
