@@ -34,6 +34,7 @@ def bury(hands: Performer, pid: int, status: int, now: float) -> bool:
 
 def _bury_zygote(hands: Performer, cause: str, reason: str | None) -> None:
     pool, pid = hands.pool, hands.pool.zygote_pid
+    hands.holdings.leave_output(None)
     zygote = pool.zygote_ended()
     if hands.holdings.zygote is not None:
         hands.drop(hands.holdings.zygote)
@@ -51,6 +52,7 @@ def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: st
     assert slot is not None
     state, request = holdings.scoreboard.state(slot), holdings.running(slot, now)
     expected = status == 0 and pool.shut
+    holdings.leave_output(slot)
     worker = pool.ended(pid, expected=expected)
     assert worker is not None
     channel = holdings.workers.get(slot)

@@ -88,6 +88,11 @@ class Holdings:
         """
         return () if self.outputs is None else self.outputs.open(slot)
 
+    def leave_output(self, slot: int | None) -> None:
+        """The process in a slot (None: the zygote) has ended; to be called while its pid is still known."""
+        if self.outputs is not None:
+            self.outputs.leave(slot)
+
     def prepare_slot(self, slot: int) -> None:
         """Before a fork: whatever the last worker left must not be taken for the new one's word."""
         self.control.retire(slot, False)

@@ -16,14 +16,18 @@ from prefork.log import Logger
 
 __all__ = ["Outputs"]
 
-_AT_ONCE: Final = 16_384
-"""Read from one pipe before the others get their turn."""
+_AT_ONCE: Final = 2_048
+"""Read from one pipe before the others get their turn: it may be a thousand lines."""
+
+_FULL_PIPE: Final = 65_536
+"""What a pipe holds, pipe(7): read before one is let go."""
 
 _LONGEST_LINE: Final = 8_192
 """What is longer becomes several events: bytes of a line kept while its end has not come."""
 
-_MOST_PIPES: Final = 1_024
-"""Beyond this the oldest is closed: programs that workers leave behind must not use up the master's descriptors."""
+_MOST_STRAYS: Final = 256
+"""Pipes whose process is gone, kept open by programs it left behind. Beyond this the oldest is closed: they must not
+use up the master's descriptors."""
 
 
 class _Pipe:
@@ -33,6 +37,7 @@ class _Pipe:
         self.stream = stream
         self.slot = slot
         self.pid = 0
+        self.stray = False  # its process is gone: what is still said is said by programs that it started
         self.end, self.to_give = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.end, False)  # this end's description is ours alone
         self.rest = b""
@@ -68,19 +73,24 @@ class Outputs:
                 os.close(pipe.end)
                 os.close(pipe.to_give)
             raise
-        for pipe in self._pipes:
-            if pipe.slot == slot:
-                self._identify(pipe)
-                pipe.slot = -1 if slot is None else slot  # from before: whoever comes now is not its process
+        self.leave(slot)  # whoever was there before: who comes now is not its process
         for pipe in made:
             self._pipes.append(pipe)
             self._attend(pipe.end, partial(self._attended, pipe))
-        while len(self._pipes) > _MOST_PIPES:
-            self._close(self._pipes[0])
         return made[0].to_give, made[1].to_give
 
+    def leave(self, slot: int | None) -> None:
+        """The process in a slot (None: the zygote) is gone; to be called while its pid is still known."""
+        for pipe in self._pipes:
+            if pipe.slot == slot and not pipe.stray:
+                self._identify(pipe)
+                pipe.stray = True
+        strays = [pipe for pipe in self._pipes if pipe.stray]
+        for pipe in strays[: max(0, len(strays) - _MOST_STRAYS)]:
+            self._let_go(pipe)
+
     def _identify(self, pipe: _Pipe) -> None:
-        if not pipe.pid:
+        if not pipe.pid and not pipe.stray:
             pipe.pid = self._pid_in(pipe.slot)
 
     def _attended(self, pipe: _Pipe, _now: float) -> None:
@@ -98,7 +108,8 @@ class Outputs:
             return False
         *lines, rest = (pipe.rest + data).split(b"\n")
         for line in lines:
-            self._say(pipe, line)
+            if line:
+                self._say(pipe, line)
         while len(rest) > _LONGEST_LINE:
             self._say(pipe, rest[:_LONGEST_LINE])
             rest = rest[_LONGEST_LINE:]
@@ -110,7 +121,7 @@ class Outputs:
         for start in range(0, len(text), _LONGEST_LINE):
             report = self._logger.warning if pipe.stream == "stderr" else self._logger.info
             facts: dict[str, Any] = {"stream": pipe.stream, "pid": pipe.pid or None}
-            if pipe.slot is not None and pipe.slot >= 0:
+            if pipe.slot is not None:
                 facts["slot"] = pipe.slot
             report("output", message=text[start : start + _LONGEST_LINE], **facts)
 
@@ -121,10 +132,14 @@ class Outputs:
         self._dismiss(pipe.end)
         os.close(pipe.end)
 
+    def _let_go(self, pipe: _Pipe) -> None:
+        for _ in range(_FULL_PIPE // _AT_ONCE):
+            if not self._read(pipe):
+                break
+        if pipe in self._pipes:
+            self._close(pipe)
+
     def close(self) -> None:
         """Log what has been printed so far, and let go of everything."""
         for pipe in list(self._pipes):
-            while pipe in self._pipes and self._read(pipe):
-                pass
-            if pipe in self._pipes:
-                self._close(pipe)
+            self._let_go(pipe)

@@ -58,7 +58,7 @@ def test_lines_are_joined_and_cut(hands: Hands) -> None:
     os.write(out, b"o\r\n\n")
     assert hands.turn() == ["two"]  # an empty line is no event
     os.write(out, b"x" * 10_000)
-    assert hands.turn() == ["x" * 8_192]
+    assert [line for _ in range(5) for line in hands.turn()] == ["x" * 8_192]
     os.write(out, b"\xffend\n")
     assert hands.turn() == ["x" * 1_808 + "\\xffend"]
     assert hands.events == [{"message": hands.events[0]["message"], "stream": "stdout", "pid": 10, "slot": 0}]
@@ -75,7 +75,7 @@ def test_a_piece_at_a_time(hands: Hands) -> None:
     """Who prints a lot does not keep the others waiting."""
     out, err = hands.outputs.open(0)
     os.write(out, b"0123456\n" * 5_000)
-    assert len(hands.turn()) == 16_384 // 8
+    assert len(hands.turn()) == 2_048 // 8
     os.close(out)
     os.close(err)
 
@@ -107,13 +107,57 @@ def test_what_was_printed_last_is_logged(hands: Hands) -> None:
     os.close(err)
 
 
-def test_pipes_that_are_never_closed_do_not_pile_up(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs that outlive their workers: the oldest are let go."""
-    monkeypatch.setattr(output, "_MOST_PIPES", 6)
+def test_programs_that_outlive_their_workers_do_not_pile_up(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest of what is left behind are let go, with all that was printed by then; no living process loses its."""
+    monkeypatch.setattr(output, "_MOST_STRAYS", 6)
+    living = {slot: hands.outputs.open(slot) for slot in (None, *range(1, 20))}
+    first = hands.outputs.open(0)
+    os.write(first[0], b"last words\n" * 1_000)
     ends = [end for _ in range(5) for end in hands.outputs.open(0)]
-    assert len(hands.calls) == 6
-    for end in ends:
+    assert len(hands.calls) == 2 * len(living) + 2 + 6
+    assert [event["message"] for event in hands.events] == ["last words"] * 1_000
+    for slot, (out, err) in living.items():
+        hands.events.clear()
+        os.write(out, b"here\n")
+        hands.turn()
+        assert [event.get("slot") for event in hands.events] == [slot]
+        os.close(out)
+        os.close(err)
+    for end in (*first, *ends):
         os.close(end)
+
+
+def test_the_buried_leave_strays(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known by their pid for as long as they print, also when their slot is empty."""
+    monkeypatch.setattr(output, "_MOST_STRAYS", 2)
+    first, second = hands.outputs.open(0), hands.outputs.open(1)
+    hands.outputs.leave(0)
+    hands.pids.clear()
+    os.write(first[0], b"old\n")
+    assert hands.turn() == ["old"]
+    assert (hands.events[0]["pid"], hands.events[0]["slot"]) == (10, 0)
+    hands.outputs.leave(0)  # once is enough
+    hands.outputs.leave(1)
+    assert len(hands.calls) == 2
+    for end in (*first, *second):
+        os.close(end)
+
+
+def test_a_program_that_prints_without_end_does_not_hold_the_end_up(hands: Hands) -> None:
+    """What a pipe can hold is read when it is let go, and no more."""
+    out, err = hands.outputs.open(0)
+    os.write(out, b"x" * 2_047 + b"\n")
+    say = hands.outputs._say
+
+    def say_and_print_more(*what: Any) -> None:
+        say(*what)
+        os.write(out, b"x" * 2_047 + b"\n")
+
+    hands.outputs._say = say_and_print_more  # type: ignore[method-assign, assignment]
+    hands.outputs.close()
+    assert len(hands.events) == 65_536 // 2_048
+    os.close(out)
+    os.close(err)
 
 
 def test_without_descriptors_there_is_an_error(hands: Hands) -> None:
