@@ -57,7 +57,7 @@ class Kit:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._environment = folder / "environment"
-        self.words: dict[str, str] = {"bin": str(self._environment / "bin")}
+        self.words: dict[str, str] = {"environment": str(self._environment), "bin": str(self._environment / "bin")}
 
     @property
     def python(self) -> str:
@@ -96,7 +96,8 @@ class Kit:
         try:
             version = self._version(package)
         except Problem:
-            self._pip(package)
+            # Not what pip once built and kept: uWSGI's program belongs to the very interpreter it was built with.
+            self._pip("--no-cache-dir", package)
             version = self._version(package)
         return f"{package} {version}"
 

@@ -3,8 +3,8 @@
 Every server has one worker process and the settings that are best for it among those that one would run in production.
 Where HTTP connections can be kept for more than one request, nginx keeps them. In commands and files, ``{words}`` are
 filled in for each start: ``socket``, ``module``, ``log``, ``size`` (of the expected answer), ``folder`` (the working
-directory, with the applications), ``user``, ``bin`` (of the environment that holds the Python servers), and the
-programs that `benchmarks.kit` provides.
+directory, with the applications), ``user``, ``environment`` (which holds the Python servers), ``bin`` (of that), and
+the programs that `benchmarks.kit` provides.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _prefork(name: str, build: str, front: Front, what: str) -> Server:
 
 
 def _uwsgi(name: str, front: Front, socket_option: str) -> Server:
-    options = ("--module", "{module}:application", "--processes", "1", "--listen", "100")
+    options = ("--home", "{environment}", "--module", "{module}:application", "--processes", "1", "--listen", "100")
     return Server(
         name,
         "uwsgi",

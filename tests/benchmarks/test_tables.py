@@ -13,7 +13,9 @@ from harness import REPOSITORY
 pytestmark = pytest.mark.once
 
 APPS = REPOSITORY / "benchmarks" / "apps"
-WORDS = {"bin", "compiled", "plain", "floor", "php-fpm", "socket", "module", "log", "size", "folder", "user"}
+WORDS = {"applications", "bin", "environment", "compiled", "plain", "floor", "php-fpm"} | {
+    "socket", "module", "log", "size", "folder", "user"
+}  # fmt: skip
 
 
 def test_names() -> None:
@@ -26,12 +28,11 @@ def test_names() -> None:
 
 def test_words() -> None:
     """Commands, environments and files use no word that nobody fills in."""
-    known = {*WORDS, "applications"}
     for server in SERVERS:
         options = (*server.command, *server.quiet, *(server.logged or ()))
         texts = (*options, *server.environment.values(), *server.files.values())
         used = {word for each in texts for word in re.findall(r"\{([a-z][a-z-]*)\}", each)}
-        assert used <= known, server.name
+        assert used <= WORDS, server.name
 
 
 def test_fill() -> None:
