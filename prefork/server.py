@@ -37,6 +37,7 @@ from prefork.system.identity import Identity, check_readable, resolve, root_warn
 from prefork.system.limits import ResourceLimits
 from prefork.system.listener import Listener, parse_address
 from prefork.system.logplaces import STANDARD, SYSLOG
+from prefork.system.paths import absolute
 from prefork.system.processes import leave_process
 from prefork.system.scoreboard import slots_for
 from prefork.zygote import Zygote
@@ -264,7 +265,7 @@ def _check_exposure(pool: PoolConfig, listener: Listener) -> None:
     """Whoever can send CGI parameters can be anybody: not for strangers."""
     if pool.protocol == "fastcgi" and listener.is_public and not pool.allowed_addresses:
         raise ConfigurationError(
-            f"socket {listener}: with protocol = fastcgi whoever can connect can claim to be any user; expected "
+            f"socket {listener}: with protocol = \"fastcgi\" whoever can connect can claim to be any user; expected "
             "allowed_addresses (the proxy's address), a loopback address, or a Unix socket"
         )
     if pool.allowed_addresses and not listener.is_tcp:
@@ -315,7 +316,7 @@ def _performer(pool: PoolConfig, holdings: Holdings, launch: Launch, logger: Log
 def _directory(pool: PoolConfig) -> str:
     """The application's directory as text: a symlink on the way is followed by each zygote, not here."""
     # Not normalised: ".." after a symlink means the parent of its target.
-    return _logical_directory() if pool.chdir == os.curdir else os.path.join(_logical_directory(), pool.chdir)
+    return _logical_directory() if pool.chdir == os.curdir else absolute(pool.chdir, _logical_directory())
 
 
 def _logical_directory() -> str:

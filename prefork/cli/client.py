@@ -88,6 +88,8 @@ def _connect_port(address: Address) -> socket.socket:
         connection = socket.create_connection((address.name, address.port), _CONNECT_SECONDS)
     except TimeoutError:
         raise Failure(f"{address}: nothing answers: the host is down, or drops what is sent to this port") from None
+    except ConnectionRefusedError:
+        raise Failure(f"{address}: nobody listens there: is the server started, and on this port?") from None
     except OSError as problem:
         raise Failure(f"{address}: {_reason(problem)}") from problem
     connection.settimeout(None)

@@ -20,7 +20,8 @@ from typing import Any, Final
 from prefork.cli.console import Failure, printable
 from prefork.system.address import AddressKind, parse_address
 from prefork.system.control import Order, connect, encode_order, peer_of
-from prefork.system.ownership import read_notes
+from prefork.system.ownership import holder_of, read_notes
+from prefork.system.paths import absolute
 from prefork.system.runtime import find_doors
 
 __all__ = ["Door", "find_door", "give"]
@@ -31,6 +32,9 @@ _LAST_STEP: Final = 2.0  # seconds between a server's last word and its end
 _PIECE: Final = 65_536
 _LARGEST_ANSWER: Final = 64 * 1024**2
 
+_NONE: Final = """\
+no server's control socket was found in $RUNTIME_DIRECTORY, /run/prefork, /run/* and $XDG_RUNTIME_DIR; one that runs
+without (its log said no_control_socket) is asked by its socket (get, wait)"""
 _HOW: Final = """\
 name one:
   --socket /run/mysite/app.sock    the path it serves (SOCK_PATH, PREFORK_SOCKET)
@@ -53,21 +57,24 @@ def find_door(control: str | None, served: str | None, environ: Mapping[str, str
         return _only(_running(environ))
     address = parse_address(served)
     if address.kind is AddressKind.PATH:
-        path = os.path.abspath(address.name)
+        path = absolute(address.name)
         noted = _noted(path)
         if noted is not None:
             return noted
-        names = {path, served}
+        names = {path, os.path.abspath(path), served}
     else:
         names = {served}
     # No file that could say it: a socket that was inherited, or has no path.
+    running = _running(environ)
     answers = {
         door: answer
-        for door, answer in _running(environ).items()
+        for door, answer in running.items()
         if any({pool.get("socket"), pool.get("path")} & names for pool in answer["pools"])
     }
     if not answers:
-        raise Failure(f"{printable(served)}: no server that takes orders from us serves this; is it started?")
+        others = "; ".join(f"pid {answer.get('pid')} on {_sockets(answer)}" for answer in running.values())
+        hint = f". Running: {others}" if others else "; is it started?"
+        raise Failure(f"{printable(served)}: no server that takes orders from us serves this{hint}")
     return _only(answers)
 
 
@@ -105,11 +112,19 @@ def _noted(path: str) -> Door | None:
         return None
     control = notes.get("control")
     if control == "off":
-        raise Failure(
-            f"{path}: the server that claimed it (pid {printable(notes.get('pid', 'unknown'))}) has no control socket; "
-            "it can be asked through its own socket (get, wait) and stopped by signals"
-        )
+        raise Failure(f"{path}: {_silent(path, notes.get('pid', 'unknown'))}")
     return None if control is None else Door(control, notes.get("socket", path))
+
+
+def _silent(path: str, noted: str) -> str:
+    """What is known of a server that takes no orders."""
+    pid = None
+    with suppress(OSError):
+        pid = holder_of(path)
+    if pid is None:
+        return f"the server that claimed it last (pid {printable(noted)}) had no control socket, and has ended"
+    stop = f"stopped with `kill -TERM {pid}`" if pid > 0 else "stopped by signals, from its own pid namespace"
+    return f"the server that claims it has no control socket; it is asked through its own (get, wait) and {stop}"
 
 
 def _running(environ: Mapping[str, str]) -> dict[Door, dict[str, Any]]:
@@ -125,16 +140,17 @@ def _running(environ: Mapping[str, str]) -> dict[Door, dict[str, Any]]:
 
 def _only(found: Mapping[Door, dict[str, Any]]) -> Door:
     if not found:
-        raise Failure(f"no running server was found; {_HOW}")
+        raise Failure(f"{_NONE}; {_HOW}")
     if len(found) == 1:
         return next(iter(found))
     lines = [
-        f"  --control {door.path}  (pid {answer.get('pid')}: "
-        + ", ".join(printable(str(pool.get("socket"))) for pool in answer["pools"])
-        + ")"
-        for door, answer in found.items()
+        f"  --control {door.path}  (pid {answer.get('pid')}: {_sockets(answer)})" for door, answer in found.items()
     ]
     raise Failure("several servers run; name one:\n" + "\n".join(lines))
+
+
+def _sockets(answer: Mapping[str, Any]) -> str:
+    return ", ".join(printable(str(pool.get("socket"))) for pool in answer["pools"])
 
 
 def _reach(door: Door) -> socket.socket:
@@ -142,6 +158,8 @@ def _reach(door: Door) -> socket.socket:
         return connect(door.path)
     except OSError as problem:
         reason = _REASONS.get(problem.errno or 0) or problem.strerror or str(problem)
+        if problem.errno == errno.ENOENT and door.socket is None:
+            reason = "there is no such control socket"
         where = door.path if door.socket is None else f"{door.socket}: its control socket {door.path}"
         raise Failure(f"{printable(where)}: {reason}") from None
 

@@ -17,6 +17,7 @@ from prefork.cli.orders import find_door, give
 from prefork.cli.probing import ask
 from prefork.config.values import spell_duration
 from prefork.system.control import peer_of
+from prefork.system.paths import absolute
 
 __all__ = ["only_address", "ping_through", "wait_for_server"]
 
@@ -37,9 +38,9 @@ def only_address(answer: Mapping[str, Any]) -> str:
 
 def ping_through(answer: Mapping[str, Any], served: str | None, patience: float) -> None:
     """Go through the listener of every pool in a server's answer; with ``served``, of that one. Raises `Failure`."""
-    path = None if served is None else os.path.abspath(served)
+    names = set() if served is None else {absolute(served), os.path.abspath(served)}
     chosen = [
-        pool for pool in answer["pools"] if served is None or served == pool["socket"] or path in (pool["path"], None)
+        pool for pool in answer["pools"] if served is None or served == pool["socket"] or pool["path"] in names
     ]
     for pool in chosen or answer["pools"]:
         _go(pool, answer["pid"], patience)

@@ -36,7 +36,13 @@ _COMMANDS: Final = {
     signal.SIGINT: Command.INT,
 }
 # A signal without a meaning in this version must not end the server by its default action either.
-_REFUSED: Final = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+_FIXED: Final = "this version has a fixed number of workers: restart the server with another max_children"
+_REFUSED: Final = {
+    signal.SIGHUP: "this version does not reload: restart the server",
+    signal.SIGUSR2: "this version does not upgrade itself: restart the server",
+    signal.SIGTTIN: _FIXED,
+    signal.SIGTTOU: _FIXED,
+}
 
 # A signal that comes just before accept(2) does nothing, so it is repeated, once a round.
 _WAKES: Final = 5
@@ -194,7 +200,7 @@ class Master:
         elif number == signal.SIGUSR1:
             self.reopen_logs()
         elif number in _REFUSED:
-            self._logger.warning("signal_refused", signal=number.name, message="this version gives it no meaning")
+            self._logger.warning("signal_refused", signal=number.name, message=_REFUSED[number])
 
     def _notice(self, now: float) -> None:
         """Turn facts about the pools into commands."""

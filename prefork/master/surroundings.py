@@ -22,6 +22,7 @@ from prefork.master.control import Door
 from prefork.master.loop import Master
 from prefork.system.control import open_door
 from prefork.system.daemon import Link
+from prefork.system.paths import absolute
 from prefork.system.pidfile import PidFile
 from prefork.system.runtime import choose_path, sweep
 
@@ -63,7 +64,7 @@ def _open_door(master: Master, config: Config, logger: Logger) -> tuple[Door | N
     if config.control_socket == _OFF:
         return None, _OFF
     if config.control_socket is not None:
-        path = os.path.join(os.getcwd(), config.control_socket)
+        path = absolute(config.control_socket)
         return Door(master, *open_door(path), logger), path
     chosen = choose_path(os.environ)
     if chosen is None:

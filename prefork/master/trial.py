@@ -25,6 +25,7 @@ from prefork.system import channel as wire
 from prefork.system import logplaces as logs
 from prefork.system import probe
 from prefork.system.channel import ENDED, Kind, Message
+from prefork.system.paths import absolute
 from prefork.system.pidfile import PidFile
 from prefork.system.place import check_place
 from prefork.system.processes import describe_status
@@ -58,7 +59,7 @@ def check_places(config: Config) -> None:
         with suppress(AddressInUse):
             PidFile(config.pid_file).check()
     if config.control_socket not in (None, "off"):
-        path = os.path.join(os.getcwd(), str(config.control_socket))
+        path = absolute(str(config.control_socket))
         check_place(path, "control socket")
         probe.look_at(path)
 

@@ -48,8 +48,10 @@ class Access:
         )
         if os.geteuid() != 0:
             mine = {None, os.getegid(), *os.getgroups()}
-            if access.owner not in (None, os.geteuid()) or access.group not in mine:
-                raise access.problem("only root may, or for the group one of its members")
+            if access.owner not in (None, os.geteuid()):
+                raise access.problem("only root may")
+            if access.group not in mine:
+                raise access.problem("only root and the group's members may")
         return access
 
     @property
@@ -62,10 +64,13 @@ class Access:
         me = user_name(os.geteuid())
         owner = "" if self.owner is None else user_name(self.owner)
         group = "" if self.group is None else group_name(self.group)
+        names = {"owner": owner, "group": group}
+        heirs = " and ".join(f"{kind} {name}" for kind, name in names.items() if name)
+        options = " and ".join(f"socket_{kind}" for kind, name in names.items() if name)
         join = f", or join the group (usermod -aG {group} {me}, then log in anew)" if group and not owner else ""
         return PermissionProblem(
-            f"{me} cannot give the socket to {owner}:{group} ({reason}): "
-            f"start as root with the user option{join}, or leave socket_owner and socket_group out"
+            f"{me} cannot give the socket to {heirs}: {reason}; start as root with the user option{join}, "
+            f"or leave {options} out"
         )
 
 

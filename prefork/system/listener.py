@@ -27,6 +27,7 @@ from prefork.system.address import Address, AddressKind, parse_address
 from prefork.system.birth import Access, Birthmark, bind_path
 from prefork.system.handover import adopt
 from prefork.system.ownership import PathLock
+from prefork.system.paths import absolute
 from prefork.system.place import check_length, check_place, warn_of_place
 from prefork.system.probe import (
     DYING,
@@ -84,7 +85,7 @@ class Listener:
         if address.kind is AddressKind.ABSTRACT:
             check_length(address.name, "abstract name")
         elif address.kind is AddressKind.PATH:
-            listener.path = os.path.join(os.getcwd(), address.name)
+            listener.path = absolute(address.name)
             check_place(listener.path)
             look_at(listener.path)
         if not listener.inherited:

@@ -22,7 +22,7 @@ from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
 from prefork.system.identity import user_name
 from prefork.system.probe import DYING, Found, Patience, describe_pid, in_use, probe
 
-__all__ = ["PathLock", "read_notes"]
+__all__ = ["PathLock", "holder_of", "read_notes"]
 
 _SUFFIX: Final = ".lock"
 _LONGEST_NOTES: Final = 4096
@@ -41,6 +41,15 @@ def read_notes(socket_path: str) -> dict[str, str]:
     finally:
         os.close(descriptor)
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def holder_of(socket_path: str) -> int | None:
+    """The pid of the server that claims a path, 0 or less if it has none here; None if none does. Raises OSError."""
+    descriptor = os.open(socket_path + _SUFFIX, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return _holder(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class PathLock:
@@ -79,7 +88,7 @@ class PathLock:
                 fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, fcntl(2)
-                holder = self._holder()
+                holder = _holder(self.descriptor)
             except OSError as problem:
                 raise ConfigurationError(
                     f"{self.path} cannot be locked ({problem.strerror}): put the socket on a local file system, as /run"
@@ -90,11 +99,12 @@ class PathLock:
                     "stop that one first, or choose another path"
                 )
 
-    def _holder(self) -> int | None:
-        """The pid of a conflicting lock's holder, 0 or less where it has none here; None if the lock is free."""
-        question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self.descriptor, fcntl.F_GETLK, question))
-        return None if kind == fcntl.F_UNLCK else int(pid)
+
+def _holder(descriptor: int) -> int | None:
+    """The pid of a conflicting lock's holder, 0 or less where it has none here; None if the lock is free."""
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
+    return None if kind == fcntl.F_UNLCK else int(pid)
 
 
 def _is_open_here(path: str) -> bool:

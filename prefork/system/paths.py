@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["ENTER", "READ", "WRITE", "Person", "Step", "first_refusal", "walk"]
+__all__ = ["ENTER", "READ", "WRITE", "Person", "Step", "absolute", "first_refusal", "walk"]
 
 READ: Final = 4
 WRITE: Final = 2
@@ -38,6 +39,17 @@ _GROUP_OWNER: Final = 0x04
 _GROUP: Final = 0x08
 _MASK: Final = 0x10
 _GROUP_CLASS: Final = (_GROUP_OWNER, _GROUP)
+
+
+_HERE: Final = re.compile(r"(?<=/)(?:\./)+")
+
+
+def absolute(path: str, base: str | None = None) -> str:
+    """``path`` from ``base`` (the current directory), without components ".", which mean nothing.
+
+    ".." stays: after a symbolic link it is the parent of where that leads.
+    """
+    return _HERE.sub("", os.path.join(os.getcwd() if base is None else base, path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Final
 
 from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
 from prefork.system.identity import user_name
+from prefork.system.paths import absolute
 from prefork.system.place import own_directory
 
 __all__ = ["PidFile"]
@@ -33,7 +34,7 @@ class PidFile:
     """A pid file for this process. ``path`` is followed from where the process is now."""
 
     def __init__(self, path: str) -> None:
-        self.path = os.path.join(os.getcwd(), path)
+        self.path = absolute(path)
         self._written: tuple[int, int] | None = None
 
     def check(self) -> None:

@@ -92,7 +92,7 @@ def test_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
         text = "127.0.0.1:{1}".format(*listener.getsockname())
         with connect(client_address(text)) as connection:
             assert connection.getblocking()
-    assert reason(text).startswith("nobody listens")
+    assert reason(text) == "nobody listens there: is the server started, and on this port?"
 
     def swallow(*_: object) -> None:
         raise TimeoutError

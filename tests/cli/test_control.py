@@ -74,7 +74,7 @@ def test_no_server_to_be_found(monkeypatch: pytest.MonkeyPatch, capsysbinary: Ca
     monkeypatch.setattr(orders, "find_doors", lambda _environ: [])
     for words in (["get", "/"], ["status"], ["stop"], ["ping"], ["wait", "--timeout", "1ms"]):
         assert main(words) == 1
-        assert "no running server was found; name one:\n  --socket" in said(capsysbinary)[1]
+        assert "is asked by its socket (get, wait); name one:\n  --socket" in said(capsysbinary)[1]
 
 
 def test_own_arguments(monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,7 +138,8 @@ def test_a_server_that_hangs(folder: Path) -> None:
 def test_nobody_there(folder: Path) -> None:
     """No file, a dead socket, a socket of another kind, no socket; and somebody else's."""
     path = folder / "c.sock"
-    assert "no such file: the server has ended" in failure(lambda: give(Door(str(path)), "ping"))
+    assert failure(lambda: give(Door(str(path)), "ping")) == f"{path}: there is no such control socket"
+    assert "no such file: the server has ended" in failure(lambda: give(Door(str(path), "/app.sock"), "ping"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
         dead.bind(str(path))
         named = Door(str(path), "/app.sock")
@@ -184,10 +187,20 @@ def test_by_the_socket_it_serves(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_server_without_one(folder: Path) -> None:
-    """Says so in its lock file."""
-    (folder / "app.sock.lock").write_text("pid=12\x1b\nsocket=/x\ncontrol=off\n")
+    """Says so in its lock file; while it runs, how it is asked and stopped."""
+    lock = folder / "app.sock.lock"
+    lock.write_text("pid=12\x1b\nsocket=/x\ncontrol=off\n")
     message = failure(lambda: find_door(None, str(folder / "app.sock"), {}))
-    assert "(pid 12\\x1b) has no control socket" in message
+    assert "(pid 12\\x1b) had no control socket, and has ended" in message
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        message = failure(lambda: find_door(None, str(folder / "app.sock"), {}))
+        holder.communicate(b"\n")
+    assert message.endswith(f"is asked through its own (get, wait) and stopped with `kill -TERM {holder.pid}`")
 
 
 @pytest.mark.parametrize("lock", [None, "pid=1\nsocket=/x\n", "\0\xff"])
@@ -200,12 +213,15 @@ def test_a_socket_without_a_word_beside_it(folder: Path, doors: list[Path], lock
         doors += [folder / "1.sock", folder / "2.sock", folder / "none.sock"]
         assert find_door(None, served, {}) == right
         assert find_door(None, "fd://3", {}) == right
-        assert "no server that takes orders from us serves this" in failure(lambda: find_door(None, "@none", {}))
+        assert failure(lambda: find_door(None, "@none", {})) == (
+            "@none: no server that takes orders from us serves this. Running: pid 7 on /other.sock; pid 7 on fd://3"
+        )
+    assert failure(lambda: find_door(None, "@none", {})).endswith("serves this; is it started?")
 
 
 def test_the_only_one(folder: Path, doors: list[Path]) -> None:
     """None, one, several; those that answer nonsense do not count."""
-    assert failure(lambda: find_door(None, None, {})).startswith("no running server was found; name one:\n  --socket")
+    assert failure(lambda: find_door(None, None, {})).startswith("no server's control socket was found in $RUN")
     with master(folder / "1.sock", server("/a.sock")) as first, master(folder / "2.sock", saying(b'{"ok": true}')):
         doors += [folder / "1.sock", folder / "2.sock"]
         assert find_door(None, None, {}) == first

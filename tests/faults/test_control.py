@@ -204,7 +204,8 @@ def test_without_a_control_socket(folder: Path) -> None:
     """Asked for, or for want of a place: said at the start, and to whoever looks for it."""
     with Server("faulty", "--control-socket", "off", folder=folder) as server:
         done = control(folder, "--socket", server.address, "status")
-        assert (done.returncode, f"(pid {server.pid}) has no control socket" in done.stderr) == (1, True)
+        mend = f"no control socket; it is asked through its own (get, wait) and stopped with `kill -TERM {server.pid}`"
+        assert (done.returncode, mend in done.stderr) == (1, True)
 
 
 @pytest.mark.root

@@ -75,15 +75,21 @@ def test_names_are_resolved_and_unknown_ones_refused() -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    ("owner", "group", "join"), [("", "daemon", True), ("root", "", False), ("root", "root", False)]
+    ("owner", "group", "heirs", "join"),
+    [
+        ("", "daemon", "group daemon", True),
+        ("root", "", "owner root", False),
+        ("root", "root", "owner root and group root", False),
+    ],
 )
-def test_what_only_root_can_give_is_refused_to_others(owner: str, group: str, join: bool) -> None:
+def test_what_only_root_can_give_is_refused_to_others(owner: str, group: str, heirs: str, join: bool) -> None:
     """Before anything exists: who, to whom, and what mends it."""
     script = (
         "from prefork.system.birth import Access\nprint(Access.check(None, sys.argv[1] or None, sys.argv[2] or None))"
     )
     answer = run_apart(script, owner, group, user=NOBODY)
-    assert answer.startswith(f"PermissionProblem nobody cannot give the socket to {owner}:{group} (only root may")
+    assert answer.startswith(f"PermissionProblem nobody cannot give the socket to {heirs}: only root ")
+    assert ("group's members may" in answer) is join
     assert ("usermod -aG daemon nobody" in answer) is join
     assert run_apart(script, "nobody", "nogroup", user=NOBODY).startswith("Access(mode=432,")
 
@@ -95,7 +101,8 @@ def test_a_root_that_lacks_the_capability_leaves_nothing_behind(path: str, capab
     """As in containers that drop it: an error, and no socket."""
     script = "from prefork.system.birth import *\nprint(bind_path(sys.argv[1], Access(0o660, 1, 1)))"
     less = ("setpriv", "--inh-caps", f"-{capability}", "--bounding-set", f"-{capability}")
-    assert run_apart(script, path, command=less).startswith("PermissionProblem root cannot give the socket to daemon:")
+    message = run_apart(script, path, command=less)
+    assert message.startswith("PermissionProblem root cannot give the socket to owner daemon and group daemon: ")
     assert not os.path.lexists(path)
 
 

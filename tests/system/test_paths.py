@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apart import NOBODY, run_apart
-from prefork.system.paths import ENTER, READ, WRITE, Person, Step, _parse_acl, first_refusal, walk
+from prefork.system.paths import ENTER, READ, WRITE, Person, Step, _parse_acl, absolute, first_refusal, walk
 
 OWNER = Person(1000, frozenset({1000}))
 MEMBER = Person(2000, frozenset({2000, 50}))
@@ -177,3 +177,20 @@ def test_the_kernel_agrees(folder: Path) -> None:
         for file in sorted(places, key=lambda file: file.name)
     ]
     assert ours == kernel
+
+
+@pytest.mark.parametrize(
+    ("path", "whole"),
+    [
+        ("app.sock", "/srv/app.sock"),
+        ("./app.sock", "/srv/app.sock"),
+        ("././a/./app.sock", "/srv/a/app.sock"),
+        ("../app.sock", "/srv/../app.sock"),
+        ("a/.././.b/c./d", "/srv/a/../.b/c./d"),
+        ("/run/./app.sock", "/run/app.sock"),
+    ],
+)
+def test_absolute(path: str, whole: str) -> None:
+    """Components that mean nothing go; those that lead up stay, for links."""
+    assert absolute(path, "/srv") == whole
+    assert absolute("x") == os.path.join(os.getcwd(), "x")
