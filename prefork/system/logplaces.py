@@ -3,8 +3,7 @@
 Logs are opened by the master, as the user who started it, and handed to the processes below as descriptors: who
 serves the requests needs no right to the log's directory. A file that does not exist is made with mode 0640.
 
-Root follows no symbolic link that somebody else made: in a directory that belongs to the application's user it could
-lead to any file of the system.
+Root follows no symbolic link that somebody else made, see `prefork.system.opening`.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Final
 from prefork.errors import ConfigurationError, PermissionProblem, PreforkError
 from prefork.system.identity import user_name
 from prefork.system.logfile import LogFile, far_up
+from prefork.system.opening import Untrusted, open_file
 from prefork.system.place import own_directory
 
 __all__ = ["STANDARD", "SYSLOG", "SYSLOG_SOCKET", "adopt", "look_at", "open_anew", "open_log"]
@@ -97,21 +97,14 @@ def open_anew(path: str, option: str) -> int:
 
 
 def _open(path: str, access: int) -> int:
-    try:
-        return os.open(path, _FLAGS | access | os.O_NOFOLLOW, _MODE)
-    except OSError as problem:
-        if problem.errno != errno.ELOOP or not _trustworthy(path):
-            raise
-    return os.open(path, _FLAGS | access, _MODE)
-
-
-def _trustworthy(link: str) -> bool:
-    return os.geteuid() != 0 or os.lstat(link).st_uid == 0
+    return open_file(path, _FLAGS | access, _MODE)
 
 
 def _explain(path: str, option: str, problem: OSError) -> PreforkError:
     directory = os.path.dirname(path)
     start = f"{option} {path} cannot be opened: "
+    if isinstance(problem, Untrusted):
+        return PermissionProblem(f"{start}{problem.strerror}")
     match problem.errno:
         case errno.ENOENT if os.path.isdir(directory):
             return ConfigurationError(f"{start}it is a symbolic link to where there is nothing")
@@ -121,10 +114,6 @@ def _explain(path: str, option: str, problem: OSError) -> PreforkError:
             )
         case errno.EISDIR:
             return ConfigurationError(f"{start}it is a directory; name a file in it, as {path}/prefork.log")
-        case errno.ELOOP:
-            return PermissionProblem(
-                f"{start}it is a symbolic link that root did not make, and root follows none: name the file itself"
-            )
         case errno.ENXIO:
             return ConfigurationError(
                 f"{start}it is a socket; stderr, - (standard output) and syslog are written as such"
