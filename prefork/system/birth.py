@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -145,7 +146,10 @@ def _hand_over(mark: Birthmark, access: Access) -> None:
     pin = -1
     try:
         pin = os.open(mark.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if not mark.matches(os.fstat(pin)):
+        status = os.fstat(pin)
+        # The birthmark was taken by name: what is no new socket of ours was put there before it was.
+        new = stat.S_ISSOCK(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
+        if not new or not mark.matches(status):
             raise AddressInUse(f"{mark.path} was replaced by another file while it was made")
         owner = _UNCHANGED if access.owner is None else access.owner
         group = _UNCHANGED if access.group is None else access.group

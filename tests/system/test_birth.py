@@ -151,3 +151,31 @@ def test_a_link_in_the_place_of_the_file_is_not_followed(folder: Path, path: str
         _hand_over(Birthmark(path, 0, 0), Access(0o666, NOBODY, NOBODY))
     listener.close()
     assert (victim.stat().st_uid, stat.S_IMODE(victim.stat().st_mode)) == (0, 0o600)
+
+
+@pytest.mark.root
+def test_a_file_that_is_no_new_socket_of_ours_is_not_given_away(folder: Path, path: str) -> None:
+    """Whoever is quick can exchange the file before its birthmark is taken: the mark alone proves nothing."""
+    from prefork.system.birth import _hand_over
+
+    def refused(name: str | Path) -> bool:
+        before = os.lstat(name)
+        mark = Birthmark(str(name), before.st_dev, before.st_ino)
+        with pytest.raises(AddressInUse, match="replaced"):
+            _hand_over(mark, Access(0o666, NOBODY, NOBODY))
+        after = os.lstat(name)
+        return (before.st_uid, before.st_mode) == (after.st_uid, after.st_mode)
+
+    victim = folder / "shadow"
+    victim.touch(mode=0o600)
+    assert refused(victim)
+    listener, mark = bind_path(path, Access())
+    os.link(path, folder / "other")
+    assert refused(path)
+    os.unlink(folder / "other")
+    os.chown(path, 1, 1)
+    assert refused(path)
+    os.chown(path, 0, 0)
+    _hand_over(mark, Access(0o666, NOBODY, NOBODY))
+    assert os.lstat(path).st_uid == NOBODY
+    listener.close()
