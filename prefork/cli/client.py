@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from prefork.cli.console import Failure
+from prefork.config.values import spell_duration
 from prefork.errors import UsageError
 from prefork.system.address import Address, AddressKind, parse_address
 
@@ -45,14 +46,14 @@ def connect(address: Address) -> socket.socket:
 
 
 def received(
-    connection: socket.socket, opening: bytes, body: int | None, encode: Callable[[bytes], bytes]
+    connection: socket.socket, opening: bytes, body: int | None, encode: Callable[[bytes], bytes], patience: float
 ) -> Iterator[bytes]:
     """Send a request and yield what comes back meanwhile and afterwards, until the peer closes.
 
     ``opening`` is everything before the body, ``body`` a descriptor to read that from, or None, ``encode`` how a piece
-    of it is sent (``b""``: its end). A peer that stops
-    listening may still have answered, so an error in sending only ends the sending. Raises `Failure` when the
-    connection breaks.
+    of it is sent (``b""``: its end). A peer that stops listening may still have answered, so an error in sending only
+    ends the sending. Raises `Failure` when the connection breaks, or the peer is silent for ``patience`` seconds while
+    it is its turn.
     """
     connection.setblocking(False)
     outgoing = bytearray(opening) + (encode(b"") if body is None else b"")
@@ -61,7 +62,10 @@ def received(
         poller.register(connection, select.POLLIN | (select.POLLOUT if outgoing else 0))
         if body is not None and not outgoing:
             poller.register(body, select.POLLIN)
-        ready = dict(poller.poll())
+        its_turn = body is None or bool(outgoing)
+        ready = dict(poller.poll(patience * 1000 if its_turn else None))
+        if not ready:
+            raise Failure(f"no answer for {spell_duration(patience)}: every worker is busy, or the application hangs")
         happened = ready.get(connection.fileno(), 0)
         if happened & ~select.POLLOUT:
             try:

@@ -5,6 +5,7 @@ A traceback appears in two cases only: the application's own, and a bug of ours.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -17,6 +18,7 @@ __all__ = ["INTERRUPTED", "Failure", "finish", "printable", "say"]
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell reports it
 _OUTPUT_GONE: Final = 1
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class Failure(PreforkError):
@@ -28,7 +30,7 @@ class Failure(PreforkError):
 def finish(name: str, command: Callable[[], int]) -> int:
     """Run a command to its exit status; whatever it raises becomes one. Only ``SystemExit`` passes."""
     try:
-        return command()
+        return _written_out(command)
     except PreforkError as problem:
         if isinstance(problem, ApplicationError) and problem.traceback:
             say(problem.traceback.rstrip("\n"))
@@ -39,9 +41,36 @@ def finish(name: str, command: Callable[[], int]) -> int:
     except BrokenPipeError:  # whoever reads our output has seen enough
         _give_up_stdout()
         return _OUTPUT_GONE
+    except OSError as problem:
+        if problem.errno not in _FULL or problem.filename is not None:
+            return _bug(name)
+        _give_up_stdout()
+        say(f"{name}: the output cannot be written: {problem.strerror}")
+        return _OUTPUT_GONE
     except Exception:  # noqa: BLE001 - the boundary: whatever else arrives here is a mistake in prefork
-        say(f"{traceback.format_exc()}{name}: this is a bug in prefork; please report it with the lines above")
-        return PreforkError.exit_status
+        return _bug(name)
+
+
+def _written_out(command: Callable[[], int]) -> int:
+    """Run a command, and see what it printed on its way while somebody can still be told of an error."""
+    try:
+        status = command()
+    except SystemExit:  # --help has printed, too
+        _flush_stdout()
+        raise
+    _flush_stdout()
+    return status
+
+
+def _flush_stdout() -> None:
+    stream: Any = sys.stdout
+    if stream is not None and not stream.closed:
+        stream.flush()
+
+
+def _bug(name: str) -> int:
+    say(f"{traceback.format_exc()}{name}: this is a bug in prefork; please report it with the lines above")
+    return PreforkError.exit_status
 
 
 def say(text: str) -> None:

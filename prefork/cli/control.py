@@ -24,17 +24,25 @@ from prefork.cli.probing import wait_until_served
 from prefork.cli.status import as_json, as_text
 from prefork.config.arguments import Parser
 from prefork.config.values import duration
-from prefork.errors import UsageError
+from prefork.errors import ConfigurationError, UsageError
+from prefork.system.address import parse_address
 
 __all__ = ["main"]
 
 _NAME: Final = "preforkctl"
 _ABOUT: Final = """\
-Talk to a running prefork: through its socket, as a web server does (get, wait, ping --through), and over its control
-socket (status, stop, ping, reopen-logs).
+Talk to a running prefork: through its socket, as a web server does (get, wait,
+ping --through), and over its control socket (status, stop, ping, reopen-logs).
 
-The server is the one that serves --socket (else PREFORK_SOCKET, else SOCK_PATH), or whose control socket is --control;
-when nothing is named, the only one that runs and takes orders from you."""
+The server is the one that serves --socket (else PREFORK_SOCKET, else
+SOCK_PATH), or whose control socket is --control; when nothing is named, the
+only one that runs and takes orders from you."""
+_NOTES: Final = """\
+status and ping print JSON with --json. preforkctl COMMAND --help tells more.
+
+exit status:
+  0 it is so, or done; 1 not, with the reason on standard error; 64 the command
+  is not understood"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +63,7 @@ def _get(words: argparse.Namespace) -> int:
     control, served = _control_path(words), _served(words, os.environ)
     if served is None or (control is not None and not hasattr(words, "socket")):
         served = only_address(give(find_door(control, None, os.environ), "ping"))
-    return get(client_address(served), words)
+    return get(client_address(served), words, _seconds(words.timeout))
 
 
 def _wait(words: argparse.Namespace) -> int:
@@ -102,11 +110,14 @@ def _print(answer: Mapping[str, Any], as_it_is: bool, text: Callable[[], str]) -
 
 def _parser() -> argparse.ArgumentParser:
     shared = Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    shared.add_argument("--socket", metavar="ADDRESS", help="the server's socket, a path or @name (SOCK_PATH)")
+    shared.add_argument(
+        "--socket", metavar="ADDRESS", help="its socket: a path, @name or host:port (PREFORK_SOCKET, SOCK_PATH)"
+    )
     shared.add_argument("--control", metavar="PATH", help="the server's control socket")
     parser = Parser(
         prog=_NAME,
         description=_ABOUT,
+        epilog=_NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[shared],
         allow_abbrev=False,
@@ -135,6 +146,9 @@ def _describe_asking(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--protocol", choices=("fastcgi", "http"), help="how it is sent (fastcgi, but to a TCP address http)"
     )
     one.add_argument("--data", metavar="FILE", help="send this file as the body; - is the standard input")
+    one.add_argument(
+        "--timeout", metavar="TIME", default="60s", help="how long the server may be silent: 250ms, 30s, 5m (60s)"
+    )
     one.add_argument("--include", action="store_true", help="print status and headers before the body")
     wait = add(
         "wait", _wait, "wait until the server serves; exit 0 when it does, 1 with the reason when the time is up"
@@ -163,9 +177,15 @@ def _describe_orders(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _served(words: argparse.Namespace, environ: Mapping[str, str]) -> str | None:
-    """The socket that the server serves, from where prefork-serve would take it."""
+    """The socket that the server serves, from where prefork-serve would take it. Raises `UsageError` for none."""
     said: str | None = getattr(words, "socket", None)
-    return said or environ.get("PREFORK_SOCKET") or environ.get("SOCK_PATH") or None
+    served = said or environ.get("PREFORK_SOCKET") or environ.get("SOCK_PATH") or None
+    try:
+        if served is not None:
+            parse_address(served)
+    except ConfigurationError as problem:
+        raise UsageError(str(problem)) from None
+    return served
 
 
 def _control_path(words: argparse.Namespace) -> str | None:

@@ -31,8 +31,11 @@ _REFUSALS: Final = {
 }
 
 
-def get(address: Address, words: argparse.Namespace) -> int:
-    """One request; its body goes to stdout, what the application says on STDERR to stderr, each as it arrives."""
+def get(address: Address, words: argparse.Namespace, patience: float) -> int:
+    """One request; its body goes to stdout, what the application says on STDERR to stderr, each as it arrives.
+
+    A server that is silent for ``patience`` seconds is given up. Raises `Failure`.
+    """
     method = words.method or ("GET" if words.data is None else "POST")
     with _body(words.data) as (body, length):
         params = request_params(method, words.path, words.header, length, body is not None)
@@ -40,7 +43,7 @@ def get(address: Address, words: argparse.Namespace) -> int:
         reader, opening, encode = _language(words.protocol, address, params, body is not None)
         with connect(address) as connection:
             try:
-                for data in received(connection, opening, body, encode):
+                for data in received(connection, opening, body, encode, patience):
                     try:
                         reader.receive(data)
                     finally:  # what came before the first wrong byte is right

@@ -138,7 +138,7 @@ def test_both_directions_at_once(folder: Path) -> None:
     thread.start()
     descriptor = os.open(folder / "body", os.O_RDONLY)
     with ours:
-        answer = sum(len(data) for data in received(ours, b"opening", descriptor, encode_stdin))
+        answer = sum(len(data) for data in received(ours, b"opening", descriptor, encode_stdin, 60.0))
     os.close(descriptor)
     thread.join()
     assert answer >= size
@@ -148,7 +148,7 @@ def test_no_body() -> None:
     """Without a body the request still has its end."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        pieces = received(ours, b"opening", None, encode_stdin)
+        pieces = received(ours, b"opening", None, encode_stdin, 60.0)
         theirs.sendall(b"answer")
         assert next(pieces) == b"answer"
         theirs.shutdown(socket.SHUT_WR)
@@ -162,7 +162,7 @@ def test_body_in_pieces() -> None:
     reading, writing = os.pipe()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        pieces = received(ours, b"", reading, encode_stdin)
+        pieces = received(ours, b"", reading, encode_stdin, 60.0)
         os.write(writing, b"one")
         theirs.sendall(b"first")
         assert next(pieces) == b"first"
@@ -181,7 +181,7 @@ def test_early_answer(folder: Path) -> None:
     theirs.shutdown(socket.SHUT_RD)  # our sending fails with EPIPE, their sending does not
     descriptor = os.open(folder / "body", os.O_RDONLY)
     with ours, theirs:
-        pieces = received(ours, b"opening", descriptor, encode_stdin)
+        pieces = received(ours, b"opening", descriptor, encode_stdin, 60.0)
         assert next(pieces) == b"enough"
         theirs.sendall(b", thanks")
         assert next(pieces) == b", thanks"

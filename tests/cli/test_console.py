@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -97,6 +98,28 @@ def test_reader_gone() -> None:
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("ending", ["print('x' * 100_000)", "print('x')", "exit(print('x'))"])
+def test_output_full(ending: str) -> None:
+    """A full disk is said to be one, whether it shows at once or with the last line: no bug, and no success."""
+    program = f"import sys; from prefork.cli.console import finish\nsys.exit(finish('name', lambda: {ending}))"
+    with open("/dev/full", "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"name: the output cannot be written: No space left on device\n")
+
+
+def test_other_errors_of_the_system(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of a file, or of another kind, are still bugs."""
+    assert finish("name", raiser(OSError(errno.ENOSPC, "full", "/file"))) == 70
+    assert finish("name", raiser(OSError(errno.EBADF, "bad"))) == 70
+    assert capsys.readouterr().err.count("this is a bug in prefork") == 2
 
 
 def test_nowhere_to_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

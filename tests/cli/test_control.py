@@ -55,6 +55,9 @@ def said(capsysbinary: Capture) -> tuple[bytes, str]:
         (["get", "/", "--socket", "x", "-H", "A"], "-H: expected NAME:VALUE on one line, found 'A'"),
         (["get", "/", "--socket", "x", "--data", "/nowhere"], "--data: /nowhere cannot be read: No such file"),
         (["get", "/", "--socket", "x", "--data", "/"], "--data: expected a file, found the directory /"),
+        (["get", "/", "--socket", ":8000"], "socket :8000: expected host and port"),
+        (["status", "--socket", ":8000"], "socket :8000: expected host and port"),
+        (["get", "/", "--socket", "x", "--timeout", "1w"], "--timeout: expected a duration such as 250ms"),
         (["wait", "--socket", "x", "--timeout", "1w"], "--timeout: expected a duration such as 250ms"),
     ],
 )
@@ -83,7 +86,10 @@ def test_own_arguments(monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture) -
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 0
-    assert said(capsysbinary)[0].startswith(b"usage: preforkctl")
+    text = said(capsysbinary)[0].decode()
+    assert text.startswith("usage: preforkctl")
+    assert "0 it is so, or done; 1 not" in text
+    assert max(map(len, text.splitlines())) < 80
 
 
 @pytest.mark.parametrize(
@@ -187,6 +193,24 @@ def test_unreachable(path: Path, capsysbinary: Capture) -> None:
     assert said(capsysbinary)[1] == (
         f"preforkctl: {path}: there is no such file: the server is not started, or listens elsewhere\n"
     )
+
+
+def test_silence(path: Path, capsysbinary: Capture) -> None:
+    """A server that says nothing is not waited for any longer than was said."""
+    released = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(OK)
+        released.wait()
+
+    with serving(path, script):
+        status = main(["--socket", str(path), "get", "/", "--timeout", "100ms"])
+        released.set()
+    assert status == 1
+    out, err = said(capsysbinary)
+    assert out == b"hello\n"
+    assert "no answer for 100ms: every worker is busy, or the application hangs (after status 200" in err
 
 
 def request_of(path: Path, *words: str) -> bytes:
