@@ -150,7 +150,7 @@ def _only(found: Mapping[Door, dict[str, Any]]) -> Door:
 
 
 def _sockets(answer: Mapping[str, Any]) -> str:
-    return ", ".join(printable(str(pool.get("socket"))) for pool in answer["pools"])
+    return ", ".join(printable(str(pool.get("path") or pool.get("socket"))) for pool in answer["pools"])
 
 
 def _reach(door: Door) -> socket.socket:

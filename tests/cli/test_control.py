@@ -82,6 +82,7 @@ def test_no_server_to_be_found(monkeypatch: pytest.MonkeyPatch, capsysbinary: Ca
 
 def test_own_arguments(monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture) -> None:
     """Without arguments it takes the process's own."""
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys, "argv", ["preforkctl", "--help"])
     with pytest.raises(SystemExit) as caught:
         main()

@@ -214,7 +214,7 @@ def test_a_socket_without_a_word_beside_it(folder: Path, doors: list[Path], lock
         assert find_door(None, served, {}) == right
         assert find_door(None, "fd://3", {}) == right
         assert failure(lambda: find_door(None, "@none", {})) == (
-            "@none: no server that takes orders from us serves this. Running: pid 7 on /other.sock; pid 7 on fd://3"
+            f"@none: no server that takes orders from us serves this. Running: pid 7 on /other.sock; pid 7 on {served}"
         )
     assert failure(lambda: find_door(None, "@none", {})).endswith("serves this; is it started?")
 

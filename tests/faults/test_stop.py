@@ -155,6 +155,22 @@ def test_a_stop_while_the_application_is_imported_ends_it(folder: Path) -> None:
     server.assert_nothing_left()
 
 
+def test_a_signal_without_a_meaning_stops_nothing_and_says_what_to_do(folder: Path) -> None:
+    """Each is refused with its own reason, and the server goes on."""
+    fixed = "this version has a fixed number of workers: restart the server with another max_children"
+    with Server("faulty", "--workers", "1", folder=folder) as server:
+        server.wait_ready()
+        for number, reason in (
+            (signal.SIGHUP, "this version does not reload: restart the server"),
+            (signal.SIGUSR2, "this version does not upgrade itself: restart the server"),
+            (signal.SIGTTIN, fixed),
+            (signal.SIGTTOU, fixed),
+        ):
+            server.send(number)
+            server.wait_event("signal_refused", signal=number.name, message=reason)
+        assert server.ask(path="/slow?s=0").status == 200
+
+
 def test_an_inherited_listener_goes_on_accepting_for_its_owner(folder: Path) -> None:
     """It is neither unlinked nor shut down, and what waits in its queue is left to whoever comes next."""
     with socket.socket(socket.AF_UNIX) as listener:
