@@ -5,6 +5,7 @@
 * A pipe or terminal may have a reader that stopped (Ctrl-S, a full pipe). It is written through a description that is
   non-blocking for us alone; O_NONBLOCK is never set on one that we share with whoever started us. A line longer than
   PIPE_BUF is written only where there is room for the whole of it (pipe(7)): a piece would run into the next line.
+* A terminal is written in the background as well, also where it stops those who do (stty tostop).
 * The descriptor keeps its number for life; `LogFile.replace` puts another file behind it (dup2(2) is atomic), so a
   log is renewed at any moment, also from a signal handler.
 * An application may close descriptors that are not its own. Ours are far up, where no other file gets its number by
@@ -18,8 +19,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import resource
 import select
+import signal
 import socket
 import stat
 import struct
@@ -44,9 +47,14 @@ _PAGE: Final = 4096
 _SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 _FILE: Final = 0  # a regular file, or a device that is no terminal
-_OURS: Final = 1  # a pipe or terminal, non-blocking
-_SHARED: Final = 2  # a pipe or terminal that could not be opened anew
+_OURS: Final = 1  # a pipe, non-blocking
+_SHARED: Final = 2  # a pipe that could not be opened anew
 _SOCKET: Final = 3
+_TERMINAL: Final = 4  # non-blocking, or, where it could not be opened anew, shared
+
+# A terminal that says POLLOUT has room for one of these: pseudo terminals give theirs by the 256 bytes (tty_buffer.c),
+# and after each run of plain characters they look anew (process_output_block, n_tty.c).
+_PIECE: Final = re.compile(rb"[^\x00-\x1f\x7f]{1,256}|[\x00-\x1f\x7f]")
 
 # The highest numbers below what select(2) can watch, or below the limit of this process.
 _TOP: Final = 1024
@@ -70,7 +78,9 @@ def _kind_of(descriptor: int) -> int:
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):
         return _SOCKET
-    if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and os.isatty(descriptor)):
+    if stat.S_ISCHR(mode) and os.isatty(descriptor):
+        return _TERMINAL
+    if stat.S_ISFIFO(mode):
         return _SHARED if os.get_blocking(descriptor) else _OURS
     return _FILE
 
@@ -150,6 +160,8 @@ class LogFile:
 
     def _put(self, line: bytes) -> int:
         """The less usual places."""
+        if self._kind == _TERMINAL:
+            return self._put_on_terminal(line)
         if self._socket is None:
             return self._put_shared(line)
         try:
@@ -169,16 +181,35 @@ class LogFile:
         except OSError as problem:
             if problem.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ESPIPE):
                 raise
-        # A terminal, or a kernel before 6.4: look, then write what fits by what the look says.
+        # A kernel before 6.4: look, then write what fits by what the look says.
+        return self._put_in_pieces([line[start : start + _PIPE_BUF] for start in range(0, len(line), _PIPE_BUF)])
+
+    def _put_on_terminal(self, line: bytes) -> int:
+        # Who blocks SIGTTOU may write from the background; who only handles it would be asked again for ever.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
+        try:
+            if os.get_blocking(self._descriptor):
+                return self._put_in_pieces(_PIECE.findall(line))
+            return os.write(self._descriptor, line)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _put_in_pieces(self, pieces: list[bytes]) -> int:
+        """Write each for which there is room; returns how much that was. BlockingIOError where it is nothing."""
         waiting = select.poll()
         waiting.register(self._descriptor, select.POLLOUT)
         done = 0
-        while done < len(line):
+        for piece in pieces:
             if not waiting.poll(0):
-                if done:
-                    break
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            done += os.write(self._descriptor, line[done : done + _PIPE_BUF])
+                break
+            try:
+                done += os.write(self._descriptor, piece)
+            except OSError:
+                if not done:
+                    raise
+                break
+        if not done:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return done
 
     def _check_room(self, size: int) -> None:

@@ -139,12 +139,17 @@ def _own_description(number: int) -> int:
     except OSError:  # started with it closed: there is nobody to tell
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and os.isatty(number)):
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
         try:
             # By this name open(2) makes a new description of the same pipe or terminal (proc(5)).
-            flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             return os.open(f"/proc/self/fd/{number}", flags)
         except OSError:
-            pass  # it belongs to another user, from before a su(1): written with more care, see LogFile
+            pass  # it belongs to another user, from before a su(1)
+        try:
+            os.tcgetpgrp(number)  # raises unless it is the terminal of our session, tty(4)
+            return os.open("/dev/tty", flags)
+        except OSError:
+            pass  # written with more care, see LogFile
     return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3)
 
 

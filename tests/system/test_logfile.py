@@ -11,12 +11,14 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import termios
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harness.processes import environment
 from prefork.errors import ConfigurationError, PermissionProblem
 from prefork.system import logplaces
 from prefork.system.logfile import ERROR, LogFile, far_up
@@ -249,6 +251,75 @@ def test_a_shared_terminal_is_written_with_care() -> None:
     assert log.lost == 1
     termios.tcflow(terminal, termios.TCOON)
     log.close()
+    os.close(terminal)
+    os.close(above)
+
+
+@pytest.mark.parametrize("size", [1, 50, 100, 299, 700, 1000, 3000, 5000])
+@pytest.mark.parametrize("text", [b"x", b"xy\tz\r", b"\xc3\xa9\n", b"\x1b[31mred\x1b[0m" + b"=" * 300])
+def test_a_shared_terminal_that_nobody_reads(size: int, text: bytes) -> None:
+    """Room for something is not room for a line: what does not fit is lost, and nobody waits; then it goes on."""
+    above, terminal = os.openpty()
+    log = LogFile(os.dup(terminal), "stderr")
+    signal.setitimer(signal.ITIMER_REAL, 20)  # ends this process, should it block
+    try:
+        fill(log, (text * size)[:size] + b"\n")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert (os.get_blocking(terminal), log.problem) == (True, os.strerror(errno.EAGAIN))
+    while drain(above):
+        pass
+    log.write(b"again\n")
+    assert drain(above).endswith(b"again\r\n")
+    log.close()
+    os.close(terminal)
+    os.close(above)
+
+
+_IN_THE_BACKGROUND = """
+import fcntl, os, signal, sys, termios
+from prefork.system.logfile import LogFile
+from prefork.system.logplaces import _own_description
+from prefork.system.wakeup import Wakeup
+user, own = map(int, sys.argv[1:])
+fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+modes = termios.tcgetattr(2)
+modes[3] |= termios.TOSTOP
+termios.tcsetattr(2, termios.TCSANOW, modes)
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+os.setpgid(0, 0)
+if user:
+    os.setuid(user)
+wakeup = Wakeup((signal.SIGTTOU,))
+signal.alarm(20)
+log = LogFile(_own_description(2) if own else os.dup(2), "stderr")
+log.write(b"line\\n")
+mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+print(os.get_blocking(log.fileno()), log.lost, wakeup.take(), mask)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("user", [0, 65534])
+@pytest.mark.parametrize("own", [0, 1])
+def test_a_terminal_seen_from_the_background(user: int, own: int) -> None:
+    """With stty tostop the kernel asks who writes to stop, for ever: we are let through, and nobody is signalled.
+
+    After a su(1) within the session the terminal is opened by its other name, /dev/tty.
+    """
+    above, terminal = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_THE_BACKGROUND, str(user), str(own)],
+        check=False,
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        start_new_session=True,
+        text=True,
+    )
+    assert drain(above) == b"line\r\n"
+    assert (done.returncode, done.stdout) == (0, f"{not own} 0 [] set()\n")
     os.close(terminal)
     os.close(above)
 
