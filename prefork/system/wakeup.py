@@ -2,7 +2,7 @@
 
 A handler only notes the signal's number; the byte that the interpreter's own C handler writes to the descriptor
 (`signal.set_wakeup_fd`) ends the wait. The bytes are not used as the numbers: the pipe may be full of SIGCHLD when a
-SIGTERM comes, and then only the note is left.
+SIGTERM comes, and then only the note is left. Notes have a bound: what is sent without end is the same wish.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import signal
 from collections import deque
 from collections.abc import Iterable
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["Wakeup"]
+
+_MOST_OF_ONE: Final = 16
+"""Notes of one signal between two looks. A second SIGINT means more than the first; a seventeenth no more."""
 
 
 class Wakeup:
@@ -37,7 +40,8 @@ class Wakeup:
             self._before[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._noted.append(signal.Signals(number))
+        if self._noted.count(signal.Signals(number)) < _MOST_OF_ONE:
+            self._noted.append(signal.Signals(number))
 
     def fileno(self) -> int:
         """Readable when a signal may have come."""

@@ -57,6 +57,17 @@ def test_a_full_pipe_loses_no_signal(wakeup: Wakeup) -> None:
     assert not readable(wakeup)
 
 
+def test_a_flood_of_one_signal_keeps_no_other_out(wakeup: Wakeup) -> None:
+    """It takes no memory without end; a second one still counts twice, and another kind is told."""
+    for _ in range(1_000):
+        signal.raise_signal(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGUSR2)
+    signal.raise_signal(signal.SIGUSR2)
+    assert wakeup.take() == [signal.SIGUSR1] * 16 + [signal.SIGUSR2] * 2
+    signal.raise_signal(signal.SIGUSR1)
+    assert wakeup.take() == [signal.SIGUSR1]
+
+
 @pytest.mark.parametrize("count", [4095, 4096, 4097])
 def test_any_number_of_bytes_is_read(wakeup: Wakeup, count: int) -> None:
     """Around the size of one read, too."""
