@@ -119,7 +119,7 @@ def test_a_broken_application_is_78_with_its_traceback(yard: Yard) -> None:
         (["--error-log", "/nowhere/error.log"], 78, "there is no directory /nowhere"),
         (["--pid-file", "/nowhere/server.pid"], 78, "the pid file's directory /nowhere does not exist"),
         (["--pid-file", "one"], 69, "names pid 1, which is alive"),
-        (["--control-socket", "/nowhere/c.sock"], 78, "the socket's directory /nowhere does not exist"),
+        (["--control-socket", "/nowhere/c.sock"], 78, "the control socket's directory /nowhere does not exist"),
         (["--socket-group", "no-such-group"], 78, "no-such-group"),
         (["--socket", "fd://9"], 78, "fd 9 is not open"),
     ],
