@@ -465,7 +465,7 @@ def test_a_second_int_ends_it_now(life: Simulator, before: float, draining: floa
 
 
 def test_a_quiet_life() -> None:
-    """One zygote, as many forks as workers, each given the listener once; shut, retired, released and ended in order."""
+    """One zygote, a fork for each worker, each given the listener once; shut, retired, released and ended in order."""
     life = Simulator(Script(zygotes=_for_ever(["ready"]), workers=_for_ever(["good"])), max_children=3)
     life.run(30)
     life.command(Command.TERM)
