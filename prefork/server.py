@@ -265,7 +265,7 @@ def _check_exposure(pool: PoolConfig, listener: Listener) -> None:
     """Whoever can send CGI parameters can be anybody: not for strangers."""
     if pool.protocol == "fastcgi" and listener.is_public and not pool.allowed_addresses:
         raise ConfigurationError(
-            f"socket {listener}: with protocol = \"fastcgi\" whoever can connect can claim to be any user; expected "
+            f'socket {listener}: with protocol = "fastcgi" whoever can connect can claim to be any user; expected '
             "allowed_addresses (the proxy's address), a loopback address, or a Unix socket"
         )
     if pool.allowed_addresses and not listener.is_tcp:
