@@ -189,6 +189,8 @@ class Zygote:
                 return
             if order.kind is Kind.LOGS:
                 take_logs(order, self._logs)
+                if any(log.stolen for log in self._logs.values()):
+                    return  # its workers would inherit the old file: the master starts another zygote
             elif order.kind is Kind.FORK:
                 self._fork(order, settings, application, logger)
 

@@ -111,6 +111,9 @@ class Master:
     def _tend_logs(self) -> None:
         if self._logs is not None:
             self._logs.tend(self._logger)
+        for hands in self._pools:
+            if hands.settle_logs():
+                self._wakes = _WAKES
         if self._wakes:
             self._wakes -= 1
             for hands in self._pools:

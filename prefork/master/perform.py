@@ -52,6 +52,8 @@ class Performer:
         self.logger = logger
         self._watch = watch
         self._unwatch = unwatch
+        self._owed: list[Channel] = []  # who could not be given the renewed logs yet
+        self._owing_told = False
         self._methods: dict[type[Any], Callable[[Any, float], None]] = {
             model.StartZygote: self._start_zygote,
             model.KillZygote: self._kill_zygote,
@@ -175,6 +177,8 @@ class Performer:
             self.logger.error("fork_failed", slot=action.slot, error=error.strerror)
             return
         self.holdings.workers[action.slot] = channel
+        if zygote in self._owed:
+            self._owed.append(channel)  # it is born with the logs that the zygote has
         self.pool.forked(action.slot, now)
 
     def _listen(self, action: model.Listen, _now: float) -> None:
@@ -213,11 +217,39 @@ class Performer:
 
     def renew_logs(self) -> None:
         """Give everybody the logs that were opened anew. Nobody is restarted."""
-        renewed = {int(place): log for place, log in self.holdings.logs.items() if log.path}
-        for channel in (self.holdings.zygote, *self.holdings.workers.values()):
-            if channel is not None and renewed:
-                self._tell(channel, Kind.LOGS, {"logs": list(renewed)}, *renewed.values())
+        self._owed = [each for each in (self.holdings.zygote, *self.holdings.workers.values()) if each is not None]
+        self._owing_told = False
+        self._hand_out_logs()
         self.holdings.control.renew_logs()
+
+    def settle_logs(self) -> bool:
+        """Try again where the logs could not be handed out; True when somebody got them now: who idles must look."""
+        if not self._owed:
+            return False
+        before = len(self._owed)
+        self._hand_out_logs()
+        if self._owed and not self._owing_told:
+            self._owing_told = True
+            self.logger.warning(
+                "logs_not_handed_out",
+                processes=len(self._owed),
+                slots=[channel.slot for channel in self._owed if channel.slot is not None],
+                message="they take no messages, and write to the old files until they do",
+            )
+        if len(self._owed) == before:
+            return False
+        self.holdings.control.renew_logs()
+        return True
+
+    def _hand_out_logs(self) -> None:
+        renewed = {int(place): log for place, log in self.holdings.logs.items() if log.path}
+        living = (self.holdings.zygote, *self.holdings.workers.values())
+        body = {"logs": list(renewed)}
+        self._owed = [
+            channel
+            for channel in self._owed
+            if renewed and channel in living and not self._tell(channel, Kind.LOGS, body, *renewed.values())
+        ]
 
     def wake_idle(self) -> None:
         """Make idle workers look at the control page: they let go of a log that was replaced."""

@@ -36,7 +36,14 @@ class AccessSettings:
 
 
 def take_logs(order: Order, logs: Mapping[Place, LogFile]) -> None:
-    """Put what a LOGS message carries behind the logs of this process."""
+    """Put what a LOGS message carries behind the logs of this process.
+
+    A process that is out of descriptors gets fewer than were sent (unix(7), MSG_CTRUNC): what is missing is as good as
+    stolen, and the process must be replaced, for its log is not the one that is kept.
+    """
+    for place in order.body["logs"][len(order.descriptors) :]:
+        if place in logs:
+            logs[place].stolen = True
     for place, descriptor in zip(order.body["logs"], order.descriptors, strict=False):
         log = logs.get(place)
         if log is None:
@@ -124,7 +131,8 @@ class WorkerLogs:
     @property
     def troubled(self) -> bool:
         """Whether `may_stay` has anything to look at."""
-        return self._error.lost > 0 or (self._access is not None and self._access.lost > 0)
+        access = self._access
+        return self._error.lost > 0 or self._error.stolen or (access is not None and (access.lost > 0 or access.stolen))
 
     def forget(self) -> None:
         """In a child that the application forked."""

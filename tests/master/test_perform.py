@@ -11,11 +11,13 @@ import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.processes import environment
 from master.hands import NOW, SLOTS, Hands, hands_of, speaker
+from prefork.master.holdings import Channel
 from prefork.policy import model
 from prefork.policy.model import (
     FINISHING,
@@ -38,7 +40,8 @@ from prefork.policy.model import (
     ShutListener,
     ZygoteState,
 )
-from prefork.system.channel import Kind, Order, receive_order
+from prefork.system.channel import Kind, Order, Place, receive_order
+from prefork.system.logplaces import open_log
 from prefork.system.scoreboard import Slot
 
 
@@ -243,3 +246,49 @@ with hands_of() as hands:
     )
     facts = {"pid": 1, "signal": 0, "error": "Operation not permitted"}
     assert done.stdout == f"{[('error', 'signal_not_sent', facts)]}\n"
+
+
+def test_renewed_logs_are_owed_until_everybody_has_them(tmp_path: Path) -> None:
+    """Who cannot be told now is told later, also who is born meanwhile with the old ones; there is one warning."""
+    with hands_of() as hands:
+        log = open_log(str(tmp_path / "log"), "error_log")
+        hands.holdings.logs = {Place.ERROR_LOG: log}
+        _, zygote = hands.zygote_with(os.getpid())
+        _, worker = hands.worker_in(1)
+        busy: set[int | None] = {None, 1}
+        really = hands._tell
+
+        def tell(channel: Channel, kind: Kind, *rest: Any) -> bool:
+            return not (kind is Kind.LOGS and channel.slot in busy) and really(channel, kind, *rest)
+
+        hands._tell = tell  # type: ignore[method-assign, assignment]
+        hands.renew_logs()
+        epoch = slot_of(hands, 1).log_epoch
+        hands.perform(Fork("www", 3), NOW)
+        busy.add(3)
+        assert [hands.settle_logs() for _ in range(3)] == [False] * 3
+        assert hands.log.names() == ["logs_not_handed_out"]
+        assert hands.log.events[0][2]["slots"] == [1, 3]
+        assert slot_of(hands, 1).log_epoch == epoch
+        busy.clear()
+        assert [hands.settle_logs() for _ in range(2)] == [True, False]
+        assert slot_of(hands, 1).log_epoch == epoch + 1
+        kinds = []
+        for end in (zygote, zygote, worker):
+            order = receive_order(end, wait=False)
+            assert order is not None
+            kinds.append(order.kind)
+            os.close(order.descriptors[0])
+            if order.kind is Kind.LOGS:
+                assert order.body == {"logs": [Place.ERROR_LOG]}
+        assert kinds == [Kind.FORK, Kind.LOGS, Kind.LOGS]
+        busy |= {None, 1, 3}
+        hands.renew_logs()
+        hands.drop(hands.holdings.workers[1])
+        hands.drop(hands.holdings.workers[3])
+        busy.clear()
+        assert hands.settle_logs()
+        assert hands._owed == []
+        zygote.close()
+        worker.close()
+        log.close()
