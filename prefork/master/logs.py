@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from prefork.config.model import Config, PoolConfig
 from prefork.errors import ConfigurationError, PreforkError
@@ -14,6 +16,8 @@ from prefork.system.logplaces import open_anew, open_log
 
 __all__ = ["Logs"]
 
+_LAST_WAIT: Final = 1_000  # milliseconds, at the very end, for a reader that is behind
+
 
 class Logs:
     """The error log of a server and the access logs of its pools."""
@@ -24,9 +28,11 @@ class Logs:
         # In the background, standard output and error are this file too.
         self.error.followers = (1, 2)
         self._access: dict[str, LogFile] = {}
+        self._logger: Logger | None = None
 
     def begin(self, pools: Iterable[PoolConfig], logger: Logger) -> None:
         """Open the access logs; from now on losses are reported to ``logger``. Raises as the construction does."""
+        self._logger = logger
         watch_losses(self.error, logger, own=True)
         for pool in pools:
             if pool.access_log is not None:
@@ -72,6 +78,11 @@ class Logs:
             report_losses(self.error, logger)
 
     def close(self) -> None:
-        """Let go of them."""
+        """Let go of them; what the last events lost is said, if the log takes it within a second."""
+        if self.error.lost and self._logger is not None:
+            waiting = select.poll()
+            waiting.register(self.error.fileno(), select.POLLOUT)
+            waiting.poll(_LAST_WAIT)
+            report_losses(self.error, self._logger)
         for log in (self.error, *self._access.values()):
             log.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from prefork.config.model import Config
 from prefork.errors import ConfigurationError
 from prefork.master import logs
 from prefork.master.logs import Logs
+from prefork.system.logfile import LogFile
 
 
 class Said:
@@ -42,3 +44,19 @@ def test_no_log_is_worth_the_servers_end(tmp_path: Path, monkeypatch: pytest.Mon
     server_logs.error.write(b"x\n")
     assert os.path.getsize(tmp_path / "e.log") == 2
     server_logs.close()
+
+
+def test_the_last_losses_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those after the last round of the loop: they wait a moment for a reader that is behind."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    monkeypatch.setattr(logs, "open_log", lambda *_: LogFile(writer, "stderr"))
+    server_logs, said = Logs(Config(pools=())), Said()
+    server_logs.begin((), said)  # type: ignore[arg-type]
+    while not server_logs.error.lost:
+        server_logs.error.write(b"x" * 999 + b"\n")
+    reading = threading.Timer(0.05, os.read, (reader, 1 << 20))
+    reading.start()
+    server_logs.close()
+    reading.join()
+    assert [(event, facts["count"]) for event, facts in said.events] == [("log_lines_lost", 1)]
+    os.close(reader)
