@@ -58,7 +58,8 @@ def _in_reading_order(_logger: Any, _method: str, event: MutableMapping[str, Any
 
 def _for_people(*, colors: bool) -> Any:
     """Fields in the order in which they were said, the message last; a traceback below, indented and without control
-    characters, so that no line of it can pass for an event."""
+    characters, so that no line of it can pass for an event.
+    """
     render = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
 
     def lines(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
