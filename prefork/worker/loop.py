@@ -180,7 +180,7 @@ class Worker:
                 # The application forked, and its child came back out of the application as if it were the worker.
                 os._exit(0)
             if self._logs.troubled and not self._logs.may_stay():
-                self._logger.error("log_closed", message="a log is not ours any more; the worker leaves and is replaced")
+                self._logger.error("log_closed", message="a log is no longer ours; the worker leaves and is replaced")
                 break
         self._logs.end()
         return 0
