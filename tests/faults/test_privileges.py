@@ -59,11 +59,10 @@ def test_a_worker_holds_what_it_uses_and_nothing_else(folder: Path) -> None:
     os.set_inheritable(leaked, True)
     try:
         with Server("faulty", "--workers", "2", folder=folder, pass_fds=[leaked]) as server:
-            wait_until(lambda: len(server.workers()) == 2)
+            # A worker has its title some time before it has its listener.
+            wait_until(lambda: [held_by(pid).count("socket") for pid in server.workers()] == [3, 3])
             server.ask(path="/hello")
             for pid in server.workers():
-                # One that the other's request left no time has its title, and not yet its listener.
-                wait_until(lambda pid=pid: held_by(pid).count("socket") == 3)
                 assert held_by(pid) == [
                     "/dev/null",  # standard input; output and error are the server's own
                     "/memfd:prefork-control",
