@@ -11,8 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import prefork
+
+# Milliseconds judge the machine, not the code. Where a run decides whether something lands (CI), the examples are the
+# same every time, as in Hypothesis' own profile for that; elsewhere new ones are tried.
+settings.register_profile(
+    "prefork",
+    deadline=None,
+    database=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("prefork")
 
 # The modules setup.py compiles; one is enough to tell the builds apart.
 _HOT = "prefork.system.scoreboard"
