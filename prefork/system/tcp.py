@@ -120,8 +120,8 @@ def no_delay(listener: socket.socket) -> None:
 def refuse_new(listener: socket.socket) -> None:
     """The last day: new connections are dropped as they arrive, whichever process has the socket; who waits may stay.
 
-    To their clients it is as if the packets were lost: they try again, until the close refuses them. A kernel may forbid
-    the filter to whoever is not root (EPERM); then newcomers are served as well, until the queue is empty once.
+    To their clients it is as if the packets were lost: they try again, until the close refuses them. A kernel may
+    forbid the filter to whoever is not root (EPERM); then newcomers are served as well, until the queue is empty once.
     """
     instructions = ctypes.create_string_buffer(_DROP_ALL)
     program = struct.pack("HL", 1, ctypes.addressof(instructions))  # struct sock_fprog
