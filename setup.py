@@ -29,7 +29,9 @@ DEMANDED = os.environ.get("PREFORK_COMPILE") == "1"
 SCRATCH = tempfile.mkdtemp(prefix="prefork-build-")
 
 # What runs for every request: the protocols and the worker, but for what happens once in a worker's life.
-ONCE = {"prefork/worker/application.py", "prefork/worker/loop.py", "prefork/worker/logs.py"}
+ONCE = {
+    f"prefork/worker/{name}.py" for name in ("application", "canary", "hooking", "inside", "logs", "loop", "metrics")
+}
 HOT_MODULES = [
     "prefork/system/logfile.py",
     "prefork/system/scoreboard.py",
@@ -105,7 +107,7 @@ def compile_hot_modules() -> list[Any]:
     try:
         # One shared library for all, so that calls between them are calls of C functions. Its name is fixed: the
         # default is a hash of the files' names. No debug symbols: they are four fifths of the library.
-        return list(
+        extensions = list(
             mypycify([*CHECKED, *HOT_MODULES], opt_level="3", debug_level="0", target_dir=SCRATCH, group_name="prefork")
         )
     except SystemExit:  # how mypycify reports, its findings are printed: a mypy that this source has not met yet
@@ -113,6 +115,10 @@ def compile_hot_modules() -> list[Any]:
             raise
         print("prefork: plain Python build: this mypy does not take the source (see above)")
         return []
+    for extension in extensions:
+        # Nobody calls these functions by name: without that, each call between them could be one of another library's.
+        extension.extra_compile_args.append("-fvisibility=hidden")
+    return extensions
 
 
 class BuildExtensions(build_ext):

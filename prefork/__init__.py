@@ -18,9 +18,17 @@ if TYPE_CHECKING:
         PermissionProblem,
         PreforkError,
         ProtocolError,
+        RequestTimeout,
         UsageError,
     )
-    from prefork.hooks import after_response
+    from prefork.hooks import (
+        Worker,
+        after_response,
+        extend_deadline,
+        on_worker_start,
+        on_worker_stop,
+        worker_slot,
+    )
     from prefork.server import run, serve
 
 __version__ = "0.1.0"
@@ -35,19 +43,30 @@ __all__ = [
     "PoolConfig",
     "PreforkError",
     "ProtocolError",
+    "RequestTimeout",
     "UsageError",
+    "Worker",
     "__version__",
     "after_response",
+    "extend_deadline",
+    "on_worker_start",
+    "on_worker_stop",
     "run",
     "serve",
+    "worker_slot",
 ]
 
 _HOMES = {
     "Config": "prefork.config.model",
     "PoolConfig": "prefork.config.model",
+    "Worker": "prefork.hooks",
     "after_response": "prefork.hooks",
+    "extend_deadline": "prefork.hooks",
+    "on_worker_start": "prefork.hooks",
+    "on_worker_stop": "prefork.hooks",
     "run": "prefork.server",
     "serve": "prefork.server",
+    "worker_slot": "prefork.hooks",
 }
 
 

@@ -27,6 +27,7 @@ _LONGEST_SLEEP: Final = 3_600.0
 _MOST_PIECES: Final = 1_000_000
 _LARGEST_PIECE: Final = 1_024  # KiB
 
+_VARY: Final = ("Vary", "Accept")
 _STYLE: Final = (
     "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
     "<meta name=color-scheme content='light dark'>"
@@ -54,6 +55,9 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
 
 
 def _front(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    if "text/html" not in environ.get("HTTP_ACCEPT", ""):  # a terminal
+        lines = "".join(f"{link:<17}{what}\n" for link, what in _CONTENTS)
+        return _text(start_response, "200 OK", f"It works. Answered by {_worker(environ)}.\n\n{lines}", _VARY)
     here = escape(environ.get("SCRIPT_NAME", ""), quote=True)
     rows = "".join(
         f"<tr><td><a href='{here}{escape(link)}'>{escape(link)}</a><td>{escape(what)}" for link, what in _CONTENTS
@@ -61,6 +65,7 @@ def _front(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
     return _html(
         start_response,
         f"<title>prefork demo</title><h1>It works</h1><p>Answered by {escape(_worker(environ))}.<table>{rows}</table>",
+        _VARY,
     )
 
 
@@ -162,8 +167,8 @@ def _text(start_response: StartResponse, status: str, body: str, *headers: tuple
     return _send(start_response, status, "text/plain; charset=utf-8", body, headers)
 
 
-def _html(start_response: StartResponse, body: str) -> Iterable[bytes]:
-    return _send(start_response, "200 OK", "text/html; charset=utf-8", _STYLE + body, ())
+def _html(start_response: StartResponse, body: str, *headers: tuple[str, str]) -> Iterable[bytes]:
+    return _send(start_response, "200 OK", "text/html; charset=utf-8", f"{_STYLE}{body}\n", headers)
 
 
 def _send(

@@ -9,6 +9,9 @@
     ├── ProtocolError                –  a peer broke the rules of its protocol; never leaves the worker
     └── ClientDisconnected           –  the request's body ended early; raised into the application (an OSError)
 
+    RequestTimeout                   –  the request took too long; raised into the application (a BaseException, so
+                                        that no ``except Exception`` of it goes on regardless)
+
 The numbers are those of sysexits(3), as php-fpm uses them. Messages say what was expected, what was found
 and what mends it, in that order.
 """
@@ -23,6 +26,7 @@ __all__ = [
     "PermissionProblem",
     "PreforkError",
     "ProtocolError",
+    "RequestTimeout",
     "UsageError",
 ]
 
@@ -86,4 +90,11 @@ class ClientDisconnected(PreforkError, ConnectionError):
 
     An ``OSError``, so that frameworks that guard ``wsgi.input`` against I/O errors recognise it
     (Django turns it into ``UnreadablePostError``).
+    """
+
+
+class RequestTimeout(BaseException):
+    """The request took longer than it may (``request_timeout``): raised wherever the application is just then.
+
+    Clean up and let it through. What is answered is 504, and the worker is replaced afterwards.
     """

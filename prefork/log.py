@@ -8,6 +8,7 @@ that cannot be written, is the business of `prefork.system.logfile`. All events 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import MutableMapping
 from functools import partial
 from typing import Any, Final
@@ -16,6 +17,7 @@ import structlog
 
 from prefork.system.channel import shorten
 from prefork.system.logfile import DEBUG, ERROR, INFO, WARNING, LogFile
+from prefork.system.zone import in_zone, keep_zone
 
 __all__ = ["LEVELS", "Logger", "make_logger", "report_losses", "watch_losses"]
 
@@ -50,6 +52,12 @@ def _within_bounds(_logger: Any, _method: str, event: MutableMapping[str, Any]) 
     return event
 
 
+def _local_time(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """In the zone that the server was started in, whatever the application makes of its own."""
+    event["timestamp"] = in_zone(time.time()).isoformat(timespec="milliseconds")
+    return event
+
+
 def _in_reading_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """When, how grave, what; then the pool; then the numbers."""
     first = {key: event[key] for key in _FIRST if key in event}
@@ -57,19 +65,21 @@ def _in_reading_order(_logger: Any, _method: str, event: MutableMapping[str, Any
 
 
 def _for_people(*, colors: bool) -> Any:
-    """Fields in the order in which they were said, the message last; a traceback below, indented and without control
-    characters, so that no line of it can pass for an event.
+    """The event and its message, then the fields in the order in which they were said. What has lines of its own (a
+    traceback, a stack, groups of workers) stands below, indented and without control characters, so that no line of it
+    can pass for an event.
     """
     render = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
 
-    def lines(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-        traceback = event.pop("traceback", None) or ""
+    def spell(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        traceback = event.pop("traceback", None) or event.pop("stack", None) or ""
         if "message" in event:
-            event["message"] = event.pop("message")
-        below = "".join(f"\n    {_printable(line)}" for line in traceback.split("\n") if line)
+            event["event"] = f"{event['event']}: {_printable(str(event.pop('message')))}"
+        lines = [*event.pop("groups", ()), *traceback.split("\n")]
+        below = "".join(f"\n    {_printable(line)}" for line in lines if line)
         return str(render(logger, method, event)) + below
 
-    return lines
+    return spell
 
 
 def _printable(line: str) -> str:
@@ -81,6 +91,7 @@ def make_logger(log: LogFile, *, level: str = "info", format: str = "auto", **bo
 
     ``bound`` stands in every event (the pool's name, for one).
     """
+    keep_zone()  # before an application can change it
     terminal = os.isatty(log.fileno())
     console = terminal if format == "auto" else format == "console"
     renderer: Any = (
@@ -93,7 +104,7 @@ def make_logger(log: LogFile, *, level: str = "info", format: str = "auto", **bo
         processors=[
             structlog.processors.add_log_level,
             # A terminal's reader wants the clock on his wall; a log that is collected, one that has no zone.
-            structlog.processors.TimeStamper(fmt="iso", utc=not console),
+            _local_time if console else structlog.processors.TimeStamper(fmt="iso", utc=True),
             _within_bounds,
             _in_reading_order,
             renderer,

@@ -26,7 +26,7 @@ from prefork import __version__
 from prefork.errors import ApplicationError
 from prefork.log import Logger, make_logger
 from prefork.policy.access_format import parse
-from prefork.system import channel
+from prefork.system import bulletin, channel
 from prefork.system.channel import Kind, Order, Place
 from prefork.system.logfile import LogFile
 from prefork.system.logplaces import adopt, open_log
@@ -34,8 +34,11 @@ from prefork.system.processes import die_with_parent, fork_away, leave_process
 from prefork.system.stacks import watched_import
 from prefork.worker import application as loader
 from prefork.worker import loop
-from prefork.worker.exchange import Limits
+from prefork.worker.hooking import load_hooks
+from prefork.worker.inside import Paths
+from prefork.worker.limits import Limits
 from prefork.worker.logs import AccessSettings, take_logs
+from prefork.worker.metrics import share_metrics
 
 __all__ = ["IGNORED", "Settings", "Zygote", "main"]
 
@@ -50,6 +53,10 @@ IGNORED: Final = (
 """Signals that mean something to the master only; a terminal sends some of them to the whole process group."""
 
 
+_FORKED_AT_ONCE: Final = 8
+"""Workers that are forked together: one process between them and the zygote serves them all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The first message on the channel."""
@@ -58,7 +65,11 @@ class Settings:
     version: str
     pool: str
     app: str
+    hooks: str | None  # a module
     title: str
+    status_path: str  # empty: none
+    ping_path: str  # empty: none
+    ping_response: str
     generation: int
     slots: int
     load: bool  # import the application here; else each worker does
@@ -67,6 +78,7 @@ class Settings:
     pythonpath: list[str]
     warmup: list[str]
     boot_timeout: float  # of a worker that loads the application itself
+    canary: str  # a path; empty: none
     boot_deadline: float  # of this zygote, on the monotonic clock, which all processes share
     max_children: int
     log_level: str
@@ -82,6 +94,14 @@ class Settings:
     max_header_size: int
     max_header_count: int
     max_body_size: int | None
+    header_timeout: float
+    body_timeout: float
+    body_min_rate: int
+    write_timeout: float
+    write_min_rate: int
+    queue_timeout: float | None
+    request_timeout: float | None
+    skip_abandoned: bool
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
@@ -107,6 +127,8 @@ class Zygote:
         self._gifts = gifts
         self._channel = socket.socket(fileno=gifts[Place.CHANNEL])
         self._channel.settimeout(None)
+        if Place.BULLETIN in gifts:
+            bulletin.lend(gifts[Place.BULLETIN], gifts[Place.BULLETIN_BELL])
         self._logs: dict[Place, LogFile] = {}
 
     def live(self, application: Any) -> NoReturn:
@@ -149,6 +171,7 @@ class Zygote:
     def _prepare(self, settings: Settings, application: Any, logger: Logger) -> Any:
         _check_version(settings.version)
         loader.enter(settings.directory, settings.pythonpath)
+        share_metrics(settings.generation)
         if application is not None or settings.load:
             application = self._load(settings, application, logger)
         left = loader.leftovers(own=(0, 1, 2, self._channel.fileno(), *(log.fileno() for log in self._logs.values())))
@@ -172,6 +195,8 @@ class Zygote:
         with watched_import(self._gifts[Place.STACKS], settings.boot_deadline - time.monotonic()):
             if application is None:
                 application = loader.load(settings.app)
+            if settings.hooks is not None:
+                load_hooks(settings.hooks)
             for path in settings.warmup:
                 _warm_up(application, path, logger)
         return application
@@ -183,46 +208,74 @@ class Zygote:
             leave_process(0)  # the master is gone, or listens to this zygote no longer
 
     def _serve_forks(self, settings: Settings, application: Any, logger: Logger) -> None:
-        while True:
-            order = channel.receive_order(self._channel)
-            if order is None or order.kind is Kind.LEAVE:
-                return
+        order = channel.receive_order(self._channel)
+        while order is not None and order.kind is not Kind.LEAVE:
+            following = None
             if order.kind is Kind.LOGS:
                 take_logs(order, self._logs)
                 if any(log.stolen for log in self._logs.values()):
                     return  # its workers would inherit the old file: the master starts another zygote
             elif order.kind is Kind.FORK:
-                self._fork(order, settings, application, logger)
+                forks, following = self._gather(order)
+                self._fork(forks, settings, application, logger)
+            order = channel.receive_order(self._channel) if following is None else following
 
-    def _fork(self, order: Order, settings: Settings, application: Any, logger: Logger) -> None:
-        slot, (workers_end, *output) = int(order.body["slot"]), order.descriptors
+    def _gather(self, order: Order) -> tuple[list[Order], Order | None]:
+        """An order to fork with those that have come behind it; and the first other order, if it came."""
+        forks = [order]
+        while len(forks) < _FORKED_AT_ONCE:
+            try:
+                following = channel.receive_order(self._channel, wait=False)
+            except BlockingIOError:
+                return forks, None
+            if following is None or following.kind is not Kind.FORK:
+                return forks, following
+            forks.append(following)
+        return forks, None
+
+    def _fork(self, orders: list[Order], settings: Settings, application: Any, logger: Logger) -> None:
+        descriptors = [descriptor for order in orders for descriptor in order.descriptors]
         try:
-            in_worker = fork_away()
+            number = fork_away(len(orders))
         except OSError as error:
-            for descriptor in order.descriptors:
+            for descriptor in descriptors:
                 os.close(descriptor)
-            self._tell(Kind.NOT_FORKED, {"slot": slot, "error": error.strerror})
+            for order in orders:
+                self._tell(Kind.NOT_FORKED, {"slot": int(order.body["slot"]), "error": error.strerror})
             return
-        if in_worker:
-            self._channel.close()
-            setproctitle(f"prefork: worker {settings.title} #{slot}")
-            for number, descriptor in zip((1, 2), output, strict=False):
-                os.dup2(descriptor, number)
+        mine = None if number is None else orders[number]
+        for descriptor in descriptors:
+            if mine is None or descriptor not in mine.descriptors:
                 os.close(descriptor)
-            loop.live(self._birth(settings, slot, workers_end), application, logger)
-        for descriptor in order.descriptors:
-            os.close(descriptor)
+        if mine is not None:
+            self._become_worker(mine, settings, application, logger)
 
-    def _birth(self, settings: Settings, slot: int, workers_end: int) -> loop.Birth:
+    def _become_worker(self, order: Order, settings: Settings, application: Any, logger: Logger) -> None:
+        """What this process does from now on; does not return."""
+        slot, (workers_end, stack, *output) = int(order.body["slot"]), order.descriptors
+        self._channel.close()
+        setproctitle(f"prefork: worker {settings.title} #{slot}")
+        for number, descriptor in zip((1, 2), output, strict=False):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        loop.live(self._birth(settings, order.body, workers_end, stack), application, logger)
+
+    def _birth(self, settings: Settings, asked: Mapping[str, Any], workers_end: int, stack: int) -> loop.Birth:
         return loop.Birth(
             master=settings.master,
-            slot=slot,
+            slot=int(asked["slot"]),
             slots=settings.slots,
             generation=settings.generation,
             channel=workers_end,
+            stack=stack,
             gifts=self._gifts,
+            pool=settings.pool,
             app=settings.app,
+            hooks=settings.hooks,
+            inside=Paths(settings.pool, settings.status_path, settings.ping_path, settings.ping_response),
             boot_timeout=settings.boot_timeout,
+            canary=settings.canary if asked["canary"] else "",
+            requests=int(asked["requests"]),
             protocol=settings.protocol,
             allowed_addresses=settings.allowed_addresses,
             forwarded_allow=settings.forwarded_allow,
@@ -230,6 +283,14 @@ class Zygote:
                 max_header_size=settings.max_header_size,
                 max_header_count=settings.max_header_count,
                 max_body_size=settings.max_body_size,
+                header_timeout=settings.header_timeout,
+                body_timeout=settings.body_timeout,
+                body_min_rate=settings.body_min_rate,
+                write_timeout=settings.write_timeout,
+                write_min_rate=settings.write_min_rate,
+                queue_timeout=settings.queue_timeout,
+                request_timeout=settings.request_timeout,
+                skip_abandoned=settings.skip_abandoned,
                 max_connections=settings.max_children,
             ),
             multiprocess=settings.max_children > 1,
@@ -257,7 +318,8 @@ def _warm_up(application: Any, path: str, logger: Logger) -> None:
     if status[:1] in ("2", "3"):
         logger.debug("warmed_up", path=path, status=status)
     else:
-        logger.warning("warmup_failed", path=path, status=status)
+        hint = loader.unwelcome(status)
+        logger.warning("warmup_failed", path=path, status=status, **({"message": hint} if hint else {}))
 
 
 if __name__ == "__main__":

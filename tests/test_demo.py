@@ -23,6 +23,7 @@ import pytest
 import prefork.demo
 from prefork.demo import application
 
+BROWSER = "text/html,application/xhtml+xml,*/*;q=0.8"
 PATHS = ("/", "/slow", "/hang", "/crash", "/env", "/upload", "/stream")
 
 
@@ -69,16 +70,28 @@ def ask(
 
 def test_front_page() -> None:
     """The front page links to every other one, below wherever it is mounted, and says who answered."""
-    answer = ask(extra={"SCRIPT_NAME": "/a'b", "prefork.worker_slot": 3})
+    answer = ask(extra={"SCRIPT_NAME": "/a'b", "prefork.worker_slot": 3}, HTTP_ACCEPT=BROWSER)
     assert answer.status == "200 OK"
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert f"worker 3 (process {os.getpid()})" in answer.text
     assert [path for path in PATHS[1:] if f"<a href='/a&#x27;b{path}" not in answer.text] == []
 
 
+@pytest.mark.parametrize("accept", [{}, {"HTTP_ACCEPT": "*/*"}])
+def test_front_page_in_a_terminal(accept: dict[str, str]) -> None:
+    """Who does not ask for HTML gets lines to read, which name every other page."""
+    answer = ask(extra={"prefork.worker_slot": 3}, **accept)
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer.text.startswith(f"It works. Answered by worker 3 (process {os.getpid()}).\n\n/slow?s=2 ")
+    lines = answer.text.splitlines()
+    assert [path for path in PATHS[1:] if not any(line.startswith(path) for line in lines)] == []
+    assert "<" not in answer.text
+    assert answer.text.endswith("\n")
+
+
 def test_front_page_elsewhere() -> None:
     """Under another server it knows no worker, and an empty path is the front page."""
-    text = ask("", SCRIPT_NAME="/app").text
+    text = ask("", SCRIPT_NAME="/app", HTTP_ACCEPT=BROWSER).text
     assert f"Answered by process {os.getpid()}." in text
 
 

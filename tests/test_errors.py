@@ -15,6 +15,7 @@ from prefork.errors import (
     PermissionProblem,
     PreforkError,
     ProtocolError,
+    RequestTimeout,
     UsageError,
 )
 
@@ -62,6 +63,11 @@ def test_a_disconnected_client_is_an_io_error() -> None:
     with pytest.raises(OSError, match="left"):
         raise ClientDisconnected("left")
     assert issubclass(ClientDisconnected, ConnectionError)
+
+
+def test_a_timeout_is_not_caught_by_the_way() -> None:
+    """Who catches every error of the application must not catch this."""
+    assert RequestTimeout.__bases__ == (BaseException,)
 
 
 @pytest.mark.parametrize("error", [ApplicationError("a", "b"), ProtocolError("a", 413), ClientDisconnected("a")])

@@ -6,10 +6,13 @@ import errno
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from harness.processes import environment
 from prefork.log import LEVELS, make_logger, report_losses, watch_losses
 from prefork.system.logfile import LogFile
 from prefork.system.logplaces import open_log
+from prefork.system.zone import keep_zone
 
 
 class Box:
@@ -105,6 +109,39 @@ def test_any_value_survives(box: Box, value: object, shown: str) -> None:
     assert f'"value": {shown}' in line.decode()
 
 
+def test_a_stack_for_people_stands_below(box: Box) -> None:
+    """A call a line, indented, and no line of it passes for an event."""
+    logger(box, format="console").warning("request_slow", uri="/x", stack="/app.py:5 view\n/\x1b[31m.py:7 main")
+    (line,) = box.writes()
+    first, *below = line.decode().splitlines()
+    assert first.rstrip().endswith("uri=/x")
+    assert below == ["    /app.py:5 view", "    /\\x1b[31m.py:7 main"]
+    logger(box, format="console").warning("request_slow", uri="/x", stack="")
+    assert box.writes()[0].decode().rstrip().endswith("uri=/x")
+
+
+def test_a_message_for_people_comes_first_and_groups_below(box: Box) -> None:
+    """Behind the event's name; a group a line, and no line of either passes for an event."""
+    groups = ["49 of 50 in shop/db.py:55 fetch_user, 0.3 s", "1 of 50 in \x1b[31m\n"]
+    logger(box, format="console", pool="www").warning(
+        "saturated", waiting=15, groups=groups, message="busy\x1b[2J\nall"
+    )
+    (line,) = box.writes()
+    first, *below = line.decode().splitlines()
+    assert re.search(r"saturated: busy\\x1b\[2J\\nall +pool=www waiting=15$", first)
+    assert below == ["    49 of 50 in shop/db.py:55 fetch_user, 0.3 s", "    1 of 50 in \\x1b[31m\\n"]
+    logger(box).warning("saturated", groups=groups, message="busy")
+    assert events(box)[0]["groups"] == groups
+
+
+def read_line(terminal: int) -> bytes:
+    """What a terminal shows of one event: it may come in pieces."""
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(terminal, 4096)
+    return line
+
+
 def test_the_console_on_request_and_on_a_terminal(box: Box) -> None:
     """For people: on a terminal by itself, in colour there only; JSON elsewhere."""
     logger(box, format="console", pool="www").info("serving", slot=1)
@@ -114,13 +151,33 @@ def test_the_console_on_request_and_on_a_terminal(box: Box) -> None:
     above, terminal = os.openpty()
     log = LogFile(terminal, "stderr")
     make_logger(log).info("serving")
-    assert b"\x1b[" in os.read(above, 4096)
+    assert b"\x1b[" in read_line(above)
     make_logger(log, format="json").info("serving")
-    assert b'"event": "serving"' in os.read(above, 4096)
+    assert b'"event": "serving"' in read_line(above)
     os.close(above)
     log.close()
     logger(box, format="auto").info("serving")
     assert [event["event"] for event in events(box)] == ["serving"]
+
+
+def test_the_time_on_the_console(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the place where the logger was made, with its offset, whatever zone the application enters."""
+    keep_zone.cache_clear()
+    try:
+        monkeypatch.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        log = logger(box, format="console")
+        monkeypatch.setenv("TZ", "America/New_York")
+        time.tzset()
+        log.info("serving")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+        keep_zone.cache_clear()
+    (line,) = box.writes()
+    stamp = line.decode().split()[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+05:30", stamp)
+    assert abs(datetime.fromisoformat(stamp).timestamp() - time.time()) < 60
 
 
 def test_no_value_of_a_client_speaks_to_the_terminal(box: Box) -> None:

@@ -12,8 +12,11 @@ from wsgiref.validate import validator
 
 from prefork.policy.model import IDLE
 from prefork.protocol.fastcgi_client import ResponseReader, encode_request, encode_stdin
-from prefork.system.scoreboard import ControlPage, Scoreboard, Slot
-from prefork.worker.exchange import Exchange, Limits
+from prefork.system.controlpage import ControlPage
+from prefork.system.scoreboard import Scoreboard, Slot
+from prefork.worker.deadline import Deadline
+from prefork.worker.exchange import Exchange
+from prefork.worker.limits import Limits
 
 PATIENCE: Final = 20.0
 EOF: Final = encode_stdin(b"")
@@ -85,6 +88,15 @@ class Desk:
             exchange.close()
         self.scoreboard.close()
         self.control.close()
+
+
+def patient() -> Deadline:
+    """The deadline of a request that may take as long as it likes."""
+    scoreboard, control = Scoreboard(64), ControlPage(64)
+    slot = Slot(0, 64, scoreboard.descriptor, control.descriptor, -1, 1, IDLE)
+    scoreboard.close()
+    control.close()
+    return Deadline(slot)
 
 
 class Answer:

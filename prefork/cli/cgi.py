@@ -12,7 +12,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 from prefork.errors import ProtocolError, UsageError
 
-__all__ = ["Answer", "complaint", "request_params"]
+__all__ = ["OWN_HOST", "Answer", "complaint", "request_params"]
+
+OWN_HOST: Final = "localhost"
+"""The host that is asked, unless a header names another."""
 
 # RFC 9110, 5.6.2: what a header's name and a method are made of.
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -39,7 +42,7 @@ def request_params(method: str, target: str, headers: Iterable[str], length: int
         "GATEWAY_INTERFACE": "CGI/1.1",
         "SERVER_SOFTWARE": "preforkctl",
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "SERVER_NAME": "localhost",
+        "SERVER_NAME": OWN_HOST,
         "SERVER_ADDR": "127.0.0.1",
         "SERVER_PORT": "80",
         "REMOTE_ADDR": "127.0.0.1",
@@ -52,7 +55,7 @@ def request_params(method: str, target: str, headers: Iterable[str], length: int
         "QUERY_STRING": query,
         "CONTENT_TYPE": "application/octet-stream" if body else "",
         "CONTENT_LENGTH": "" if length is None else str(length),
-        "HTTP_HOST": "localhost",
+        "HTTP_HOST": OWN_HOST,
         "HTTP_USER_AGENT": "preforkctl",
         "HTTP_ACCEPT": "*/*",
     }
@@ -76,7 +79,8 @@ class Answer:
     """A CGI response, taken apart as it arrives: the head, then the body.
 
     ``status`` is 0 until the head is complete; then it is what ``Status`` says, else 302 with a ``Location`` and 200
-    without (RFC 3875, 6.2). ``received`` counts the bytes of the body.
+    without (RFC 3875, 6.2). ``received`` counts the bytes of the body; ``ends_line`` is whether the
+    last of them ends a line.
     """
 
     def __init__(self) -> None:
@@ -84,6 +88,7 @@ class Answer:
         self.reason = ""
         self.headers: list[tuple[str, str]] = []
         self.received = 0
+        self.ends_line = False
         self._head = bytearray()
 
     def take(self, data: bytes) -> bytes:
@@ -98,6 +103,8 @@ class Answer:
             data = bytes(self._head[end.end() :])
             self._read_head(self._head[: end.start()].decode("latin-1"))
         self.received += len(data)
+        if data:
+            self.ends_line = data.endswith(b"\n")
         return data
 
     def find(self, name: str) -> str | None:

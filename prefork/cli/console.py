@@ -18,13 +18,21 @@ __all__ = ["INTERRUPTED", "Failure", "finish", "printable", "say"]
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell reports it
 _OUTPUT_GONE: Final = 1
+_SCREEN: Final = 20  # lines of a traceback beyond which the reason stands before it, too
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class Failure(PreforkError):
-    """The command was understood, and what it asked for is not so; the message says why."""
+    """The command was understood, and what it asked for is not so; the message says why.
+
+    ``traceback`` is the application's, where it is the reason.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 def finish(name: str, command: Callable[[], int]) -> int:
@@ -32,7 +40,9 @@ def finish(name: str, command: Callable[[], int]) -> int:
     try:
         return _written_out(command)
     except PreforkError as problem:
-        if isinstance(problem, ApplicationError) and problem.traceback:
+        if isinstance(problem, ApplicationError | Failure) and problem.traceback:
+            if problem.traceback.count("\n") > _SCREEN:
+                say(f"{name}: {problem}")
             say(problem.traceback.rstrip("\n"))
         say(f"{name}: {problem}")
         return problem.exit_status

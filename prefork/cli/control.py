@@ -1,14 +1,15 @@
 """preforkctl: talking to a running server.
 
 ``get`` and ``wait`` go through the server's own socket, the way a web server does, so what they find is what the web
-server would. ``status``, ``stop``, ``ping`` and ``reopen-logs`` are orders, which go over its control socket. An exit
-status of 0 means that it is so, or done; 1 that it is not, with the reason on stderr; 64 that the command could not be
+server would. ``explain`` reads a file. All others are orders, which go over the server's control socket. An exit status
+of 0 means that it is so, or done; 1 that it is not, with the reason on stderr; 64 that the command could not be
 understood.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,29 +17,41 @@ from typing import Any, Final
 
 import prefork
 from prefork.cli.client import client_address
-from prefork.cli.console import finish, printable
+from prefork.cli.console import Failure, finish, printable
+from prefork.cli.explain import as_text as findings_as_text
+from prefork.cli.explain import as_values, explain
 from prefork.cli.get import get
 from prefork.cli.orders import find_door, give
+from prefork.cli.past import episodes_as_text, slow_as_text
 from prefork.cli.pinging import only_address, ping_through, wait_for_server
 from prefork.cli.probing import wait_until_served
-from prefork.cli.status import as_json, as_text
+from prefork.cli.recalling import Episode, recall
+from prefork.cli.showing import FORMATS, put, show, watch
+from prefork.cli.stacks import as_text as stacks_as_text
+from prefork.cli.status import as_json
+from prefork.cli.tap import Sight, tap
+from prefork.cli.top import top
 from prefork.config.arguments import Parser
+from prefork.config.scaling import SCALABLE
 from prefork.config.values import duration
 from prefork.errors import ConfigurationError, UsageError
 from prefork.system.address import parse_address
+from prefork.system.control import Scale
 
 __all__ = ["main"]
 
 _NAME: Final = "preforkctl"
 _ABOUT: Final = """\
 Talk to a running prefork: through its socket, as a web server does (get, wait,
-ping --through), and over its control socket (status, stop, ping, reopen-logs).
+ping --through), and over its control socket (all others but explain, which
+reads a log).
 
 The server is the one that serves --socket (else PREFORK_SOCKET, else
 SOCK_PATH), or whose control socket is --control; when nothing is named, the
 only one that runs and takes orders from you."""
 _NOTES: Final = """\
-status and ping print JSON with --json. preforkctl COMMAND --help tells more.
+ping, status, stacks, slow, saturation, scale, tap and explain print JSON with
+--json. preforkctl COMMAND --help tells more.
 
 exit status:
   0 it is so, or done; 1 not, with the reason on standard error; 64 the command
@@ -85,9 +98,47 @@ def _ping(words: argparse.Namespace) -> int:
 
 
 def _status(words: argparse.Namespace) -> int:
-    answer = give(find_door(_control_path(words), _served(words, os.environ), os.environ), "status")
-    _print(answer, words.json, lambda: as_text(answer))
+    door = find_door(_control_path(words), _served(words, os.environ), os.environ)
+
+    def ask() -> str:
+        return show(give(door, "status"), form=words.format, full=words.full, as_it_is=words.json)
+
+    if words.watch:
+        return watch(ask)
+    put(ask())
     return 0
+
+
+def _stacks(words: argparse.Namespace) -> int:
+    door = find_door(_control_path(words), _served(words, os.environ), os.environ)
+    answer = give(door, "stacks", pid=words.pid)
+    _print(answer, words.json, lambda: stacks_as_text(answer))
+    return 0
+
+
+def _slow(words: argparse.Namespace) -> int:
+    answer = give(find_door(_control_path(words), _served(words, os.environ), os.environ), "slow")
+    _print(answer, words.json, lambda: slow_as_text(answer))
+    return 0
+
+
+def _saturation(words: argparse.Namespace) -> int:
+    answer = give(find_door(_control_path(words), _served(words, os.environ), os.environ), "saturation")
+    _print(answer, words.json, lambda: episodes_as_text(answer))
+    return 0
+
+
+def _top(words: argparse.Namespace) -> int:
+    door = find_door(_control_path(words), _served(words, os.environ), os.environ)
+    return top(lambda: give(door, "status"))
+
+
+def _tap(words: argparse.Namespace) -> int:
+    if words.place is not None:
+        words.socket = words.place
+    served = _served(words, os.environ)
+    sight = Sight(words.bodies, words.unmasked, words.uri, words.brief, words.json)
+    return tap(find_door(_control_path(words), served, os.environ), served, sight)
 
 
 def _stop(words: argparse.Namespace) -> int:
@@ -96,9 +147,64 @@ def _stop(words: argparse.Namespace) -> int:
     return 0
 
 
+def _reload(words: argparse.Namespace) -> int:
+    door = find_door(_control_path(words), _served(words, os.environ), os.environ)
+    patience = None if words.timeout is None else _seconds(words.timeout)
+    answer = give(door, "reload", patience=patience, late="the reload goes on, and the log will say what came of it")
+    pools = ", ".join(f"{name} is generation {number}" for name, number in answer["generations"].items())
+    print(printable(f"reloaded in {answer['seconds']:.1f} s: {pools}"), flush=True)
+    return 0
+
+
+def _scale(words: argparse.Namespace) -> int:
+    scales = tuple(_number(text, words.pool) for text in words.numbers)
+    door = find_door(_control_path(words), _served(words, os.environ), os.environ)
+    answer = give(door, "scale", scales=scales)
+    _print(answer, words.json, lambda: "\n".join(_numbers(*item) for item in answer["pools"].items()))
+    return 0
+
+
+def _number(text: str, pool: str | None) -> Scale:
+    """One of the words of `scale`: NAME=VALUE or POOL:NAME=VALUE."""
+    said, equals, value = text.partition("=")
+    named, colon, name = said.rpartition(":")
+    if not equals or not name:
+        raise UsageError(f"expected NAME=VALUE or POOL:NAME=VALUE, such as max_children=8; found {text!r}")
+    return Scale(named if colon else pool, name, value)
+
+
+def _numbers(pool: str, numbers: Mapping[str, Any]) -> str:
+    said = ", ".join(f"{name} {value}" for name, value in numbers.items() if value is not None)
+    return printable(f"{pool}: {said}")
+
+
 def _reopen_logs(words: argparse.Namespace) -> int:
     give(find_door(_control_path(words), _served(words, os.environ), os.environ), "reopen-logs")
     return 0
+
+
+def _explain(words: argparse.Namespace) -> int:
+    if words.log != "-":
+        try:
+            with open(words.log, encoding="utf-8", errors="replace") as lines:
+                findings = explain(lines, _remembered(words))
+        except OSError as problem:
+            raise Failure(f"{words.log}: {problem.strerror}") from None
+    else:
+        lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
+        findings = explain(lines, _remembered(words))
+    _print(as_values(findings), words.json, lambda: findings_as_text(findings))
+    return 0
+
+
+def _remembered(words: argparse.Namespace) -> list[Episode]:
+    """The saturations that the server remembers, if there is one to be asked: the log may come from elsewhere."""
+    control, served = _control_path(words), _served(words, os.environ)
+    try:
+        answer = give(find_door(control, served, os.environ), "saturation")
+        return recall(answer, meant=control is not None or served is not None)
+    except (Failure, KeyError, TypeError, ValueError):  # none, several, or another version that does not know
+        return []
 
 
 def _print(answer: Mapping[str, Any], as_it_is: bool, text: Callable[[], str]) -> None:
@@ -134,13 +240,21 @@ def _parser() -> argparse.ArgumentParser:
 
     _describe_asking(add)
     _describe_orders(add)
+    _describe_tap(add)
     return parser
 
 
 def _describe_asking(add: Callable[..., argparse.ArgumentParser]) -> None:
     one = add("get", _get, "send one request and print the answer's body; exit 0 for 2xx and 3xx, else 1")
     one.add_argument("path", metavar="PATH", help="what to ask for: a path that begins with /, perhaps with a query")
-    one.add_argument("-H", "--header", metavar="NAME:VALUE", action="append", default=[], help="a header; repeatable")
+    one.add_argument(
+        "-H",
+        "--header",
+        metavar="NAME:VALUE",
+        action="append",
+        default=[],
+        help="a header, as Host: example.com in place of localhost; repeatable",
+    )
     one.add_argument("--method", metavar="METHOD", help="the request's method (GET, with --data POST)")
     one.add_argument(
         "--protocol", choices=("fastcgi", "http"), help="how it is sent (fastcgi, but to a TCP address http)"
@@ -154,6 +268,15 @@ def _describe_asking(add: Callable[..., argparse.ArgumentParser]) -> None:
         "wait", _wait, "wait until the server serves; exit 0 when it does, 1 with the reason when the time is up"
     )
     wait.add_argument("--timeout", metavar="TIME", default="60s", help="how long: 250ms, 30s, 5m or seconds (60s)")
+    text = (
+        "say what the upstream lines of nginx's error log mean here, and what to do; where a server is found, also "
+        "which of them are from a saturation that it remembers"
+    )
+    told = add("explain", _explain, text)
+    told.add_argument(
+        "log", metavar="FILE", nargs="?", default="-", help="nginx's error log; - is the standard input (-)"
+    )
+    told.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
 def _describe_orders(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -165,15 +288,52 @@ def _describe_orders(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     ping.add_argument("--timeout", metavar="TIME", default="5s", help="how long each answer may take (5s)")
     status = add("status", _status, "show the pools, their queues, their workers and what these run")
-    for command in (ping, status):
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--format", choices=FORMATS, help="as the status pages show it, under php-fpm's names")
+    status.add_argument(
+        "--full", action="store_true", help="with --format: the workers, too; otherwise they are shown always"
+    )
+    status.add_argument("--watch", action="store_true", help="again every second, until interrupted")
+    add("top", _top, "show pools, queues and workers live, in the terminal, until q or Ctrl-C")
+    stacks = add("stacks", _stacks, "show where the busy workers stand, by the line of the application, or one worker")
+    stacks.add_argument("pid", metavar="PID", type=int, nargs="?", help="only this worker, busy or not")
+    slow = add("slow", _slow, "show the last slow requests, with their stacks")
+    past = add("saturation", _saturation, "show when every worker was busy and connections waited, and what held them")
+    form.add_argument(
+        "--json", action="store_true", help="what is shown without --format, as JSON under the server's own names"
+    )
+    for command in (ping, stacks, slow, past):
         command.add_argument("--json", action="store_true", help="print the answer as JSON")
     add(
         "reopen-logs",
         _reopen_logs,
         "open all log files anew, after they were renamed; exit 0 when every worker has them",
     )
+    reload = add(
+        "reload",
+        _reload,
+        "read the configuration anew and replace the code, without losing a request; exit 0 when no request that is "
+        "sent from then on is answered by the code before, 1 with the reason when nothing was changed",
+    )
+    reload.add_argument("--timeout", metavar="TIME", help="how long to wait for that (as long as it takes)")
+    scale = add("scale", _scale, "change how many workers a pool has, until the next reload; exit 0 when it holds")
+    scale.add_argument(
+        "numbers", metavar="NAME=VALUE", nargs="+", help=f"POOL:NAME=VALUE where several serve; {', '.join(SCALABLE)}"
+    )
+    scale.add_argument("--pool", metavar="NAME", help="the pool of those that name none")
+    scale.add_argument("--json", action="store_true", help="print the numbers that hold now as JSON")
     stop = add("stop", _stop, "stop the server in order; exit 0 when its last process is gone")
     stop.add_argument("--now", action="store_true", help="do not wait for requests that run or wait")
+
+
+def _describe_tap(add: Callable[..., argparse.ArgumentParser]) -> None:
+    shown = add("tap", _tap, "show everything that passes over the socket, decoded, live, with secrets masked")
+    shown.add_argument("place", metavar="SOCKET", nargs="?", help="the same as --socket")
+    shown.add_argument("--uri", metavar="PREFIX", default="", help="only requests whose URIs begin so")
+    shown.add_argument("--bodies", action="store_true", help="the first 4 KiB of each body, too")
+    shown.add_argument("--brief", action="store_true", help="no parameters, headers and bodies")
+    shown.add_argument("--unmasked", action="store_true", help="do not mask secrets; the server's log says who did")
+    shown.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
 def _served(words: argparse.Namespace, environ: Mapping[str, str]) -> str | None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import BinaryIO, Final
 
-from prefork.cli.cgi import Answer, complaint, request_params
+from prefork.cli.cgi import OWN_HOST, Answer, complaint, request_params
 from prefork.cli.client import connect, received
 from prefork.cli.console import Failure
 from prefork.errors import ProtocolError, UsageError
@@ -24,6 +24,11 @@ __all__ = ["get"]
 _Reader = fastcgi_client.ResponseReader | http1_client.ResponseReader
 _Language = tuple[_Reader, bytes, Callable[[bytes], bytes]]
 
+_BAD_REQUEST: Final = 400
+_STRANGER: Final = (
+    f" (asked with Host: {OWN_HOST}; where the application checks the host, as Django by ALLOWED_HOSTS, name one that "
+    'it answers: -H "Host: …")'
+)
 _REFUSALS: Final = {
     records.CANT_MPX_CONN: "it takes one request per connection",
     records.OVERLOADED: "it is overloaded",
@@ -52,12 +57,12 @@ def get(address: Address, words: argparse.Namespace, patience: float) -> int:
                         break
                 reader.closed()
             except ProtocolError as problem:
-                raise Failure(f"the response is broken: {problem}{_so_far(answer)}") from None
+                raise _failure(answer, f"{_why(reader, answer, problem)}{_so_far(answer)}") from None
             except Failure as problem:
-                raise Failure(f"{problem}{_so_far(answer)}") from None
-    wrong = _judge(method, answer, reader)
+                raise _failure(answer, f"{problem}{_so_far(answer)}") from None
+    wrong = _judge(params, answer, reader)
     if wrong:
-        raise Failure(wrong)
+        raise _failure(answer, wrong)
     return 0
 
 
@@ -85,19 +90,34 @@ def _pass_on(answer: Answer, reader: _Reader, *, include: bool) -> None:
         _write(sys.stdout.buffer, body)
 
 
-def _judge(method: str, answer: Answer, reader: _Reader) -> str | None:
+def _judge(params: Mapping[str, str], answer: Answer, reader: _Reader) -> str | None:
     """What is wrong with the answer as a whole, or nothing."""
     if not reader.ended:
         return f"the server closed the connection before the end of the response{_so_far(answer)}"
     if reader.protocol_status != records.REQUEST_COMPLETE:
         reason = _REFUSALS.get(reader.protocol_status, f"status {reader.protocol_status}")
         return f"the server refused the request: {reason}"
-    wrong = complaint(method, answer)
+    wrong = complaint(params["REQUEST_METHOD"], answer)
     if wrong:
         return f"the response is broken: {wrong}"
     if not 200 <= answer.status < 400:
-        return f"the answer is {answer.status} {answer.reason}".rstrip()
+        stranger = answer.status == _BAD_REQUEST and params["HTTP_HOST"] == OWN_HOST
+        return f"the answer is {answer.status} {answer.reason}".rstrip() + (_STRANGER if stranger else "")
     return None
+
+
+def _why(reader: _Reader, answer: Answer, problem: ProtocolError) -> str:
+    """What is wrong with a response; a record of version 255 is how prefork breaks off one that it cannot finish."""
+    if answer.status and isinstance(reader, fastcgi_client.ResponseReader) and str(problem).endswith("byte 255"):
+        return "the server broke the response off: request_failed or response_length in its log says why"
+    return f"the response is broken: {problem}"
+
+
+def _failure(answer: Answer, message: str) -> Failure:
+    """The message on a line of its own, where a body that was printed has not ended its last."""
+    if answer.received and not answer.ends_line and sys.stdout.isatty():
+        _write(sys.stdout.buffer, b"\n")
+    return Failure(message)
 
 
 def _so_far(answer: Answer) -> str:

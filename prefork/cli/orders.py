@@ -12,19 +12,20 @@ import os
 import select
 import socket
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from prefork.cli.console import Failure, printable
 from prefork.system.address import AddressKind, parse_address
-from prefork.system.control import Order, connect, encode_order, peer_of
+from prefork.system.control import Order, Scale, Wish, connect, encode_order, peer_of
 from prefork.system.ownership import holder_of, read_notes
 from prefork.system.paths import absolute
 from prefork.system.runtime import find_doors
+from prefork.system.tap import borrow
 
-__all__ = ["Door", "find_door", "give"]
+__all__ = ["Door", "find_door", "give", "tapped"]
 
 _PATIENCE: Final = 5.0  # seconds for an answer that takes no work
 _GLANCE: Final = 1.0  # seconds for each of those that are only looked at
@@ -78,19 +79,27 @@ def find_door(control: str | None, served: str | None, environ: Mapping[str, str
     return _only(answers)
 
 
-def give(door: Door, command: str, *, now: bool = False, patience: float | None = _PATIENCE) -> dict[str, Any]:
+def give(
+    door: Door,
+    command: str,
+    *,
+    now: bool = False,
+    scales: tuple[Scale, ...] = (),
+    pid: int | None = None,
+    patience: float | None = _PATIENCE,
+    late: str = "the server hangs, or is stopped",
+) -> dict[str, Any]:
     """Give one order and return the answer, without its "ok". Raises `Failure` for every other outcome.
 
-    ``patience`` in seconds; None waits as long as it takes. After "stop" the server's process is gone, too.
+    ``patience`` in seconds; None waits as long as it takes. ``late`` says what its end means. After "stop" the
+    server's process is gone, too.
     """
     with _reach(door) as connection:
         try:
-            connection.send(encode_order(Order(command, now, door.socket)), socket.MSG_NOSIGNAL)
+            connection.send(encode_order(Order(command, now, door.socket, scales, pid)), socket.MSG_NOSIGNAL)
             data = _hear(connection, patience)
         except TimeoutError:
-            raise Failure(
-                f"{door.path}: no answer within {_spell(patience)}: the server hangs, or is stopped"
-            ) from None
+            raise Failure(f"{door.path}: no answer within {_spell(patience)}: {late}") from None
         except OSError as problem:
             raise Failure(f"{door.path}: the connection broke: {problem.strerror}") from None
         pid = peer_of(connection).pid
@@ -98,6 +107,30 @@ def give(door: Door, command: str, *, now: bool = False, patience: float | None 
     if command == "stop":
         _see_off(pid)
     return answer
+
+
+@contextmanager
+def tapped(door: Door, wish: Wish) -> Iterator[tuple[dict[str, Any], socket.socket, socket.socket]]:
+    """Look at the traffic of a pool: the answer, the connection that keeps it so, and where the traffic is read.
+
+    Raises `Failure`.
+    """
+    with _reach(door) as connection:
+        connection.settimeout(_PATIENCE)
+        try:
+            connection.send(encode_order(Order("tap", socket=door.socket, tap=wish)), socket.MSG_NOSIGNAL)
+            data, reading = borrow(connection, _PIECE)
+        except TimeoutError:
+            raise Failure(
+                f"{door.path}: no answer within {_spell(_PATIENCE)}: the server hangs, or is stopped"
+            ) from None
+        except OSError as problem:
+            raise Failure(f"{door.path}: the connection broke: {problem.strerror}") from None
+        answer = _understand(door, data)
+        if reading is None:
+            raise Failure(f"{door.path}: the answer is broken: it came without what to read from")
+        with reading:
+            yield answer, connection, reading
 
 
 def _noted(path: str) -> Door | None:
@@ -192,7 +225,11 @@ def _understand(door: Door, data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         raise Failure(f"{door.path}: the answer is broken: it is not prefork's, or was cut off") from None
     if good is not True:
-        raise Failure(printable(str(answer.get("error", "the server refused, and did not say why"))))
+        said = str(answer.get("traceback") or "").splitlines()
+        raise Failure(
+            printable(str(answer.get("error", "the server refused, and did not say why"))),
+            "\n".join(printable(line) for line in said),
+        )
     return dict(answer)
 
 

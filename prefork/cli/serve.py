@@ -31,7 +31,7 @@ def _serve(argv: Sequence[str]) -> int:
     system = os.uname()
     check_system(system.sysname, system.release)
     from prefork.config.arguments import Task, parse
-    from prefork.config.load import from_arguments
+    from prefork.config.load import arguments_again, from_arguments
 
     line = parse(argv)
     loaded = from_arguments(line, os.environ)
@@ -41,9 +41,12 @@ def _serve(argv: Sequence[str]) -> int:
         sys.stdout.buffer.write(render(loaded).encode("utf-8", "surrogateescape"))
         sys.stdout.buffer.flush()
         return 0
-    from prefork.server import run  # late: --help need not wait for all of the server
+    from prefork.master.assembly import logical_directory  # late: --help need not wait for all of the server
+    from prefork.server import run
 
-    return _check(loaded.config) if line.task is Task.CHECK else run(loaded.config)
+    if line.task is Task.CHECK:
+        return _check(loaded.config)
+    return run(loaded.config, arguments_again(line, os.environ, logical_directory()))
 
 
 def _check(config: Config) -> int:

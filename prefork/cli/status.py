@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from prefork.cli.console import printable
+from prefork.cli.latency import spell_latency
 
-__all__ = ["as_json", "as_text"]
+__all__ = ["as_json", "as_text", "spell_duration", "spell_saturation"]
 
 _LONGEST_URI: Final = 100
 
@@ -20,9 +22,8 @@ def as_json(answer: Mapping[str, Any]) -> str:
 
 def as_text(answer: Mapping[str, Any]) -> str:
     """A few lines for the server and its pools, and one for each worker. No stranger's text breaks out of its line."""
-    lines = [
-        f"prefork {answer['version']}, pid {answer['pid']}, {answer['phase']}, up {_duration(answer['start since'])}"
-    ]
+    up = spell_duration(answer["start since"])
+    lines = [f"prefork {answer['version']}, pid {answer['pid']}, {answer['phase']}, up {up}"]
     for pool in answer["pools"]:
         lines += ["", *_pool(pool)]
     return "\n".join(map(printable, lines))
@@ -35,15 +36,27 @@ def _pool(pool: Mapping[str, Any]) -> Iterator[str]:
         f"  workers   {pool['total processes']} of {pool['max children']} ({pool['process manager']}): "
         f"{pool['idle processes']} idle, {pool['active processes']} active; generation {pool['generation']}"
     )
-    yield f"  queue     {waiting} of {pool['listen queue len']} waiting, at most {pool['max listen queue']} so far"
-    yield f"  requests  {pool['accepted conn']} accepted"
+    most = "" if pool["max listen queue"] is None else f", at most {pool['max listen queue']} so far"
+    yield f"  queue     {waiting} of {pool['listen queue len']} waiting{most}"
+    if pool.get("saturated since"):
+        yield f"  saturated {spell_saturation(pool)}"
+    took, waited = (spell_latency(pool.get(key)) for key in ("request seconds", "queue seconds"))
+    yield f"  requests  {pool['accepted conn']} accepted" + (f"; {took}" if took else "")
+    if waited:
+        yield f"  waited    {waited}"
     if pool["processes"]:
         yield f"  {'slot':>4} {'pid':>8} {'state':<9} {'requests':>9} {'age':>8}  now"
     for process in pool["processes"]:
         yield (
             f"  {process['slot']:>4} {process['pid'] or '-':>8} {process['state']:<9} {process['requests']:>9} "
-            f"{_duration(process['start since']):>8}  {_request(process)}"
+            f"{spell_duration(process['start since']):>8}  {_request(process)}"
         ).rstrip()
+
+
+def spell_saturation(pool: Mapping[str, Any]) -> str:
+    """Since when every worker of a pool is busy while connections wait, by the clock on the wall."""
+    since = datetime.fromtimestamp(pool["saturated since"])  # noqa: DTZ006
+    return f"since {since:%H:%M:%S}: nobody is idle; preforkctl stacks shows where they stand"
 
 
 def _request(process: Mapping[str, Any]) -> str:
@@ -54,7 +67,7 @@ def _request(process: Mapping[str, Any]) -> str:
     return f"{process['request method']} {shown}, {process['request duration'] / 1_000_000:.1f} s"
 
 
-def _duration(seconds: float) -> str:
+def spell_duration(seconds: float) -> str:
     """The two largest units: 3d 4h, 2h 5m, 1m 20s, 7s."""
     rest = int(seconds)
     parts = []

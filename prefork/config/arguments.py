@@ -167,7 +167,7 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def _help(option: Option, known: Mapping[str, Any]) -> str:
-    default = "" if option.switch else default_text(option, known)
+    default = "" if option.switch and not known[option.key] else default_text(option, known)
     if option.computed:
         default += f"; here {option.spell(known[option.key])}"
     text = option.help + (f" ({default})" if default else "")

@@ -8,16 +8,29 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from typing import Final
 
 from prefork.config.model import Config, PoolConfig
 from prefork.config.sources import Source
 from prefork.errors import ConfigurationError
-from prefork.system.address import AddressKind, parse_address
+from prefork.system.address import SYSTEMD, AddressKind, parse_address
 
 __all__ = ["check_pool", "check_server"]
 
 _WRITE_BITS: Final = 0o222
+
+# What the managers do not look at.
+_MEANINGLESS: Final = {
+    "static": (
+        "min_spare_servers",
+        "max_spare_servers",
+        "start_servers",
+        "max_spawn_rate",
+        "process_idle_timeout",
+    ),
+    "ondemand": ("min_spare_servers", "max_spare_servers", "start_servers"),
+}
 
 _STREAMS: Final = ("stderr", "-")
 _NO_PATHS: Final = (*_STREAMS, "syslog")
@@ -28,6 +41,9 @@ def check_pool(said: Source, pool: PoolConfig) -> list[str]:
     _check_address(said, pool)
     _check_mode(said, pool)
     _check_warmup(said, pool)
+    _check_spares(said, pool)
+    _check_on_demand(said, pool)
+    _check_deadlines(said, pool)
     _check_believed(said, pool)
     return list(_without_effect(said, pool))
 
@@ -75,6 +91,38 @@ def _check_warmup(said: Source, pool: PoolConfig) -> None:
         )
 
 
+def _check_spares(said: Source, pool: PoolConfig) -> None:
+    """The numbers of `dynamic` in their order, as far as somebody said them; the others make room."""
+    if pool.pm != "dynamic":
+        return
+    order = ("min_spare_servers", "start_servers", "max_spare_servers", "max_children")
+    found = [key for key in order if key in said or key == "max_children"]
+    for lesser, greater in pairwise(found):
+        if getattr(pool, lesser) > getattr(pool, greater):
+            other = said.get(greater, f"{greater} {getattr(pool, greater)}, the default")
+            raise ConfigurationError(
+                f"{said[lesser]} cannot go with {other}: expected min_spare_servers ≤ start_servers ≤ "
+                "max_spare_servers ≤ max_children"
+            )
+
+
+def _check_on_demand(said: Source, pool: PoolConfig) -> None:
+    if pool.pm == "ondemand" and pool.preload == "never":
+        raise ConfigurationError(
+            f"{said['pm']} cannot go with {said['preload']}: every first request would wait for an import; expected "
+            "preload auto or always, or pm dynamic"
+        )
+
+
+def _check_deadlines(said: Source, pool: PoolConfig) -> None:
+    soft, hard = pool.request_timeout, pool.request_terminate_timeout
+    if soft is not None and hard is not None and hard <= soft:
+        raise ConfigurationError(
+            f"{said['request_terminate_timeout']} cannot go with {said['request_timeout']}: the worker would be killed "
+            "before its request is interrupted; expected request_terminate_timeout to be longer, with time to clean up"
+        )
+
+
 def _check_background(config: Config, said: Source, pools: Sequence[Source]) -> None:
     if not config.daemonize:
         return
@@ -99,14 +147,34 @@ def _check_believed(said: Source, pool: PoolConfig) -> None:
 
 def _without_effect(said: Source, pool: PoolConfig) -> Iterator[str]:
     defaults = {field.name: field.default for field in fields(PoolConfig)}
+    others = _MEANINGLESS.get(pool.pm, ())
     useless = {
         "access_log_format": (pool.access_log is None, "has no access_log"),
         "access_log_suppress": (pool.access_log is None, "has no access_log"),
         "forwarded_allow": (pool.protocol == "fastcgi", "speaks no HTTP"),
+        "max_requests_jitter": (not pool.max_requests, "has no max_requests"),
+        "slowlog": (pool.request_slowlog_timeout is None, "has no request_slowlog_timeout"),
+        **dict.fromkeys(others, (True, f"has pm {pool.pm}")),
     }
     for key, (holds, why) in useless.items():
         if holds and key in said and getattr(pool, key) != defaults[key]:
             yield f"{said[key]} means nothing for the pool {pool.name}, which {why}"
+    yield from _too_late(said, pool)
+
+
+def _too_late(said: Source, pool: PoolConfig) -> Iterator[str]:
+    """A slow request is logged while it runs; the default is not worth a word."""
+    slow = pool.request_slowlog_timeout
+    if slow is None or "request_slowlog_timeout" not in said:
+        return
+    for key in ("request_timeout", "request_terminate_timeout"):
+        end = getattr(pool, key)
+        if end is not None and slow >= end:
+            yield (
+                f"{said['request_slowlog_timeout']} means nothing for the pool {pool.name}: {said[key]} ends a request "
+                "before it is slow"
+            )
+            return
 
 
 def _check_places(config: Config, said: Source, pools: Sequence[Source]) -> None:
@@ -127,9 +195,12 @@ _Place = tuple[str, str, bool]  # the path, who said it, whether others may say 
 
 def _places(config: Config, said: Source, pools: Sequence[Source]) -> Iterator[_Place]:
     for pool, source in zip(config.pools, pools, strict=True):
-        yield pool.socket, source["socket"].name, False
+        if pool.socket != SYSTEMD:  # which stands for another socket in each pool: the one with its name
+            yield pool.socket, source["socket"].name, False
     if config.pid_file is not None:
         yield config.pid_file, said["pid_file"].name, False
+    if config.status_listen is not None:
+        yield config.status_listen, said["status_listen"].name, False
     if config.control_socket not in (None, "off"):
         yield str(config.control_socket), said["control_socket"].name, False
 
@@ -140,3 +211,5 @@ def _logs(config: Config, said: Source, pools: Sequence[Source]) -> Iterator[_Pl
     for pool, source in zip(config.pools, pools, strict=True):
         if pool.access_log is not None and pool.access_log not in _NO_PATHS:
             yield pool.access_log, source["access_log"].name, True
+        if pool.slowlog is not None:
+            yield pool.slowlog, source["slowlog"].name, True

@@ -28,6 +28,7 @@ __all__ = ["Written", "read_files"]
 _INCLUDE: Final = "include"
 _POOL: Final = "pool"
 _NAME: Final = "name"
+_ENV: Final = "env"
 _POOL_KEYS: Final = frozenset(BY_KEY) - SERVER_KEYS
 
 # A decimal number as the value of some key, at the beginning of a line or within an inline table.
@@ -180,6 +181,11 @@ def _in_pool(file: _File, where: str, key: str, value: object) -> Said:
         raise ConfigurationError(
             f"{name}: this is an option of the whole server: expected it at the top of the file, before the first table"
         )
+    if isinstance(value, Mapping) and key != _ENV:
+        for inner in value:  # "pm.max_children = 3" is a table to TOML
+            hint = near(f"{key}.{inner}", _POOL_KEYS)
+            if hint:
+                raise ConfigurationError(f"{name}.{inner}: unknown option{hint}")
     if key not in BY_KEY:
         hint = near(key, _POOL_KEYS) or "; see prefork-serve --help for those there are"
         raise ConfigurationError(f"{name}: unknown option{hint}")
@@ -192,9 +198,7 @@ def _in_pool(file: _File, where: str, key: str, value: object) -> Said:
 def _said(file: _File, name: str, origin: str, option: Option, value: object) -> Said:
     expected = _expected(option, value)
     if expected:
-        inner = [key for key in value if key in BY_KEY] if isinstance(value, Mapping) else []
-        hint = f"; {option.key}.{inner[0]} is {inner[0]} here" if inner else ""
-        raise ConfigurationError(f"{name}: expected {expected}, found {_shown(value)}{hint}")
+        raise ConfigurationError(f"{name}: expected {expected}, found {_shown(value)}")
     if option.octal and isinstance(value, int) and option.key in file.decimals:
         raise ConfigurationError(
             f'{name}: expected octal digits, found a decimal number; write "0{value}" (in quotes) or 0o{value}'
@@ -207,7 +211,7 @@ def _expected(option: Option, value: object) -> str:
     """What should stand there instead; empty if the value has a form that the option's reader can judge."""
     if option.switch:
         return "" if isinstance(value, bool | str) else "true or false"
-    if option.key == "env":
+    if option.key == _ENV:
         plain = isinstance(value, Mapping) and all(_is_plain(item) for item in value.values())
         return "" if plain else 'a table of texts, as { NAME = "value" }'
     if option.many and option.key != "socket":

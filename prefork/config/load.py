@@ -21,16 +21,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prefork.config.contradictions import check_pool, check_server
 from prefork.config.file import Written, read_files
+from prefork.config.internal import status_pool
 from prefork.config.model import Config, PoolConfig
 from prefork.config.option import Option
 from prefork.config.options import APP, BY_KEY, SERVER_KEYS
 from prefork.config.sources import CONFIG_VARIABLE, Said, Source, from_environment, from_flags, words_of
 from prefork.errors import ConfigurationError, UsageError
+from prefork.system.paths import absolute
 
 if TYPE_CHECKING:  # argparse is for the command line alone
     from prefork.config.arguments import CommandLine
 
-__all__ = ["Loaded", "from_arguments", "from_keywords"]
+__all__ = ["Loaded", "arguments_again", "from_arguments", "from_keywords", "keywords_again"]
 
 # What tells pools apart, and so cannot be said of several at once.
 _OWN: Final = ("app", "socket", "name")
@@ -44,7 +46,7 @@ no socket: expected one of
   --socket /run/mysite/app.sock   a path in a directory that the web server may enter
   --socket @mysite                a name in the abstract namespace
   --socket 127.0.0.1:8000         an address and a port, for HTTP
-  --socket fd://3                 a listening socket inherited from the parent process
+  --socket systemd                a listening socket that systemd passed (starter: Server::Starter; fd://3: anybody)
   SOCK_PATH=/run/mysite/app.sock  in the environment, or PREFORK_SOCKET, which wins over it"""
 
 _NEEDED: Final = (("app", _NO_APP, '"mysite.wsgi:application"'), ("socket", _NO_SOCKET, '"/run/mysite/app.sock"'))
@@ -85,6 +87,35 @@ def from_keywords(
     return _load(said, (None if file is None else str(file), "config="), environ, app if callable(app) else None).config
 
 
+def arguments_again(line: CommandLine, environ: Mapping[str, str], base: str) -> Callable[[], Config]:
+    """How the same command line is understood at a later time: the environment as it is now, the file as it is then.
+
+    A file that was named from the current directory is looked for in ``base``, which is that directory by its text:
+    where it is a symbolic link, it is followed anew.
+    """
+    again = replace(line, file=None if line.file is None else absolute(line.file, base))
+    kept = _kept(environ, base)
+    return lambda: from_arguments(again, kept).config
+
+
+def keywords_again(
+    app: str | Callable[..., Any] | None, keywords: Mapping[str, object], environ: Mapping[str, str], base: str
+) -> Callable[[], Config]:
+    """The same as `arguments_again`, for what `from_keywords` understands."""
+    said = dict(keywords)
+    if said.get("config") is not None:
+        said["config"] = absolute(str(said["config"]), base)
+    kept = _kept(environ, base)
+    return lambda: from_keywords(app, said, kept)
+
+
+def _kept(environ: Mapping[str, str], base: str) -> dict[str, str]:
+    kept = dict(environ)
+    if kept.get(CONFIG_VARIABLE):
+        kept[CONFIG_VARIABLE] = absolute(kept[CONFIG_VARIABLE], base)
+    return kept
+
+
 def _load(
     above: Source, file: tuple[str | None, str], environ: Mapping[str, str], application: Callable[..., Any] | None
 ) -> Loaded:
@@ -111,6 +142,8 @@ def _load(
     values = {key: _read(BY_KEY[key], said) for key, said in server.items()}
     config = Config(pools=tuple(pools), warnings=tuple(dict.fromkeys(warnings)), **values)
     check_server(config, server, sources)
+    if config.status_listen is not None:
+        config = replace(config, pools=(*config.pools, status_pool(config, config.status_listen)))
     return Loaded(config, server, tuple(sources))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from prefork.config.model import PoolConfig
 from prefork.config.values import Reader
 
 __all__ = ["Option", "Splitter", "by_colons", "by_commas", "by_words", "whole"]
@@ -52,6 +53,7 @@ class Option:
     * ``octal``: a number of Python or TOML holds permission bits.
     * ``unset`` says in words what holds where the model has no value (None), or nothing in the list; ``computed``,
       where the default comes from if it depends on the machine.
+    * ``effective`` gives the value that a pool works with where the model has none but others that decide it.
     """
 
     key: str
@@ -65,6 +67,7 @@ class Option:
     octal: bool = False
     unset: str = ""
     computed: str = ""
+    effective: Callable[[PoolConfig], Any] | None = None
     from_flag: Splitter = whole
     from_variable: Splitter = whole
 

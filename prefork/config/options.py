@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Final
 
-from prefork.config import table
+from prefork.config import table, table_workers
 from prefork.config.model import Config, PoolConfig
 from prefork.config.option import Option
 
@@ -14,13 +14,14 @@ __all__ = ["APP", "BY_KEY", "ELSEWHERE", "GROUPS", "NOT_HERE", "OPTIONS", "SERVE
 
 OPTIONS: Final = (
     *table.LISTENER,
-    *table.PROCESSES,
-    *table.DEADLINES,
+    *table_workers.PROCESSES,
+    *table_workers.DEADLINES,
     *table.LIMITS,
     *table.IDENTITIES,
     *table.RUN,
     *table.LOGS,
     *table.CONTROL,
+    *table.INSIDE,
 )
 APP: Final = table.APP
 GROUPS: Final = tuple(dict.fromkeys(option.group for option in OPTIONS))
@@ -30,51 +31,57 @@ SERVER_KEYS: Final = frozenset(BY_KEY) & {field.name for field in fields(Config)
 """Options of the server as a whole; all others belong to a pool."""
 
 ELSEWHERE: Final = {
-    "-b": "--socket",
-    "--bind": "--socket",
-    "-w": "--workers",
-    "--processes": "--workers",
-    "-D": "--daemonize",
-    "--daemon": "--daemonize",
-    "-c": "--config",
-    "-t": "--check",
-    "--uid": "--user",
-    "--gid": "--group",
-    "listen": "socket",
+    "access.format": "access_log_format",
+    "access.log": "access_log",
+    "access.suppress_path": "access_log_suppress",
+    "b": "socket",
     "bind": "socket",
-    "module": "app",
-    "wsgi": "app",
-    "processes": "workers",
-    "uid": "user",
-    "gid": "group",
+    "c": "config",
+    "catch_workers_output": "catch_output",
+    "cheaper": "min_spare_servers",
+    "chmod_socket": "socket_mode",
+    "chown_socket": "socket_owner",
+    "cheaper_initial": "start_servers",
+    "d": "daemonize",
     "daemon": "daemonize",
+    "gid": "group",
+    "harakiri": "request_terminate_timeout",
+    "header_buffer_size": "max_header_size",
+    "idle": "process_idle_timeout",
+    "limit_request_fields": "max_header_count",
+    "listen": "socket",
+    "listen.allowed_clients": "allowed_addresses",
+    "listen.backlog": "backlog",
+    "listen.group": "socket_group",
+    "listen.mode": "socket_mode",
+    "listen.owner": "socket_owner",
+    "module": "app",
+    "p": "pid_file",
+    "pid": "pid_file",
     "pidfile": "pid_file",
+    "preload_app": "preload",
+    "process_control_timeout": "graceful_timeout",
+    "processes": "workers",
+    "reload_on_rss": "max_memory",
+    "ping.path": "ping_path",
+    "ping.response": "ping_response",
+    "pm.status_listen": "status_listen",
+    "pm.status_path": "status_path",
+    "stats": "status_listen",
+    "t": "check",
+    "timeout": "request_terminate_timeout",
+    "uid": "user",
+    "w": "workers",
+    "worker_reload_mercy": "graceful_timeout",
+    "wsgi": "app",
 }
-"""What people write who come from php-fpm, gunicorn, uWSGI or nginx, and its name here."""
+"""What people write who come from php-fpm, gunicorn, uWSGI or nginx, and its name here; without dashes in front."""
 
-_SPARE: Final = "this version keeps a fixed number of workers, max_children"
-_DEADLINE: Final = "this version sets no limit to the time of a request; the web server's does (fastcgi_read_timeout)"
-_RELOAD: Final = "this version does not reload the application: restart the server"
-_REQUESTS: Final = "this version replaces no worker for the number of requests it has served"
+_RELOAD: Final = "this version does not watch files: `preforkctl reload` serves what was changed"
 _THREADS: Final = "a worker serves one request at a time, on purpose: more of them, by max_children, serve more"
-_SLOW: Final = "this version keeps no log of slow requests"
-_STATUS: Final = "this version serves no page of its own: `preforkctl status` and `preforkctl ping` tell"
 _TLS: Final = "encryption is the web server's"
 
 NOT_HERE: Final = {
-    "max_requests": _REQUESTS,
-    "max_requests_jitter": _REQUESTS,
-    "start_servers": _SPARE,
-    "min_spare_servers": _SPARE,
-    "max_spare_servers": _SPARE,
-    "process_idle_timeout": _SPARE,
-    "cheaper": _SPARE,
-    "request_terminate_timeout": _DEADLINE,
-    "request_timeout": _DEADLINE,
-    "harakiri": _DEADLINE,
-    "timeout": _DEADLINE,
-    "slowlog": _SLOW,
-    "request_slowlog_timeout": _SLOW,
     "reload": _RELOAD,
     "reload_on_change": _RELOAD,
     "py_autoreload": _RELOAD,
@@ -83,9 +90,6 @@ NOT_HERE: Final = {
     "enable_threads": _THREADS,
     "worker_class": _THREADS,
     "worker_connections": _THREADS,
-    "status_path": _STATUS,
-    "ping_path": _STATUS,
-    "stats": _STATUS,
     "certfile": _TLS,
     "keyfile": _TLS,
     "static_map": "static files are the web server's",

@@ -31,7 +31,8 @@ What cannot be understood is an error and never ignored: an unknown name is told
 value with its file and table, what was expected and what was found. The exit status is 64 for a command line that
 makes no sense, 78 for a configuration that cannot be.
 
-* **Durations** are `250ms`, `30s`, `5m`, `1h` or plain seconds; **sizes** `64K`, `256M`, `1G` or plain bytes.
+* **Durations** are `250ms`, `30s`, `5m`, `1h` or plain seconds; **sizes** `64K`, `256M`, `1G` or plain bytes;
+  **shares** `10%` or `0.1`. A limit that may be none is turned off by `off` or `0`.
 * **Users and groups** are names or numbers; a number needs no entry in passwd or group.
 * **Modes** are octal digits as chmod(1) takes them. In a file they are written `"0660"` or `0o660`: `660` is a
   decimal number there, and refused.
@@ -83,7 +84,11 @@ none, to which they add one. Beside several pools they are refused, because nobo
 
 Combinations that contradict themselves are errors that name both sides:
 
-* `workers` with `max_children`, in one source;
+* `workers` with `max_children`, another `pm` than static, or spares, in one source;
+* `min_spare_servers`, `start_servers`, `max_spare_servers` and `max_children` out of this order, as far as they are
+  said: those that are not make room;
+* `pm = "ondemand"` with `preload = "never"`: every first request would wait for an import;
+* a `request_terminate_timeout` that is not longer than the `request_timeout`;
 * `socket_mode`, `socket_owner` or `socket_group` for a socket that is inherited or has no file;
 * a `socket_mode` that lets nobody connect;
 * `warmup` with `preload = "never"`;
@@ -93,16 +98,18 @@ Combinations that contradict themselves are errors that name both sides:
 * `none` in `forwarded_allow` beside others;
 * one path for two pools, or for a socket and a pid file, a control socket or a log.
 
-`access_log_format` or `access_log_suppress` without an `access_log` is a warning, and so is `forwarded_allow` where
-no HTTP is spoken.
+`access_log_format` or `access_log_suppress` without an `access_log` is a warning, and so are `forwarded_allow` where
+no HTTP is spoken; spares and `start_servers` with another manager than dynamic, `max_spawn_rate` and
+`process_idle_timeout` with static; `max_requests_jitter` without `max_requests`; a `request_slowlog_timeout` at or
+beyond another limit that ends the request; and a `slowlog` when slow requests are not logged.
 
 ### Looking before serving
 
 `prefork-serve --config prefork.toml --check` looks at all that a start would look at: every value, users, groups,
 paths, the place of each socket, and the import of each application, in a process of its own, as the user it would run
 as. It prints a line for each pool, leaves nothing behind, does not disturb a server that is running with that
-configuration, and exits with 0 or 78 (64 where no application or socket is named). Only a socket that is inherited
-(`fd://N`) is not looked at before it serves.
+configuration, and exits with 0 or 78 (64 where no application or socket is named). Only a socket that is passed
+(`fd://N`, `systemd`, `starter`) is not looked at before it serves.
 
 `--show-config` prints what is in effect, as a file that could be loaded again, and beside every value where it comes
 from: the default, the table of the file, the variable, or the command line. Values in `env` are not shown, since
@@ -153,7 +160,7 @@ def takes(option: Option) -> str:
 
 def _default(option: Option, known: Mapping[str, Any]) -> str:
     if option.key == "workers":
-        return "It cannot be said beside `max_children`."
+        return "It cannot be said beside `max_children`, spares or another manager."
     text = default_text(option, known)
     if not text:
         return "There is no default." if option.key in ("app", "socket") else "Default: none."

@@ -34,7 +34,11 @@ def _section(values: Any, said: Source, *, server: bool) -> Iterator[str]:
             continue
         value = values.app_name if option is APP else getattr(values, option.key)
         origin = said[option.key].origin if option.key in said else "default"
-        for line in _lines(option, value):
+        if value is None and option.effective is not None:
+            lines = [f"# {option.key}: {option.spell(option.effective(values))}"]
+        else:
+            lines = list(_lines(option, value))
+        for line in lines:
             yield f"{line:<{_COLUMN}}  # {origin}"
 
 

@@ -127,13 +127,23 @@ def settled(said: Source) -> Source:
         raise ConfigurationError(
             f"{workers} and {other} both set the number of workers: expected one of them, leave out {other.name}"
         )
+    for key in ("pm", "min_spare_servers", "max_spare_servers", "start_servers"):
+        if key in said and (key, said[key].texts) != ("pm", ("static",)):
+            raise ConfigurationError(
+                f"{workers} cannot go with {said[key]}: it means a number that never changes (pm static); leave out "
+                f"{said[key].name}, or say max_children instead of workers"
+            )
     return {"pm": Said(workers.name, workers.origin, ("static",)), **said, "max_children": workers}
 
 
 def near(wrong: str, right: Iterable[str], prefix: str = "") -> str:
     """Why there is no such thing here, or the question whether something else was meant, or nothing."""
-    reason = NOT_HERE.get(wrong.lstrip("-").lower().replace("-", "_").replace(".", "_"))
-    if reason:
-        return f": {reason}"
-    match = ELSEWHERE.get(wrong) or next(iter(get_close_matches(wrong, list(right), 1, _NEAR)), None)
+    wrong = wrong.removeprefix("pm.")  # php-fpm's own
+    bare = wrong.lstrip("-").lower().replace("-", "_")
+    if bare in NOT_HERE:
+        return f": {NOT_HERE[bare]}"
+    names = list(right)
+    key = ELSEWHERE.get(bare, bare)
+    match = next((name for name in (key, f"--{key.replace('_', '-')}", key.upper()) if name in names), None)
+    match = match or next(iter(get_close_matches(wrong, names, 1, _NEAR)), None)
     return f"; did you mean {prefix}{match}?" if match else ""

@@ -8,14 +8,12 @@ from prefork.config.option import Option, by_colons, by_commas, by_words
 from prefork.config.values import (
     checked,
     choice,
-    duration,
     matching,
     network,
     number,
     octal,
     optional,
     size,
-    spell_duration,
     spell_octal,
     spell_size,
     spell_switch,
@@ -25,12 +23,13 @@ from prefork.config.values import (
 )
 from prefork.policy.access_format import parse as parse_access_format
 
-__all__ = ["APP", "CONTROL", "DEADLINES", "IDENTITIES", "LIMITS", "LISTENER", "LOGS", "PROCESSES", "RUN"]
+__all__ = ["APP", "CONTROL", "IDENTITIES", "INSIDE", "LIMITS", "LISTENER", "LOGS", "RUN"]
 
 _PRINTABLE: Final = r"[^\x00-\x1f\x7f]+"
 _IDENTITY: Final = matching(_PRINTABLE, "a name or a number")
 _NAME: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-_WORKERS: Final = number(1, 10_000)
+_PATH: Final = matching(r"/[^\x00-\x20\x7f]*", "a path that begins with / and has no spaces")
+
 
 APP: Final = Option(
     "app",
@@ -49,9 +48,10 @@ LISTENER: Final = (
         "socket",
         "listener",
         "ADDRESS",
-        matching(_PRINTABLE, "a path, @name, host:port or fd://N"),
-        "a path, @name for the abstract namespace, host:port or [::1]:port for TCP, or fd://N for a listening socket "
-        "inherited as descriptor N; said twice, two pools with the same options",
+        matching(_PRINTABLE, "a path, @name, host:port, fd://N, systemd or starter"),
+        "a path, @name for the abstract namespace, host:port or [::1]:port for TCP; or a listening socket that was "
+        "passed: by number (fd://N), by systemd (systemd, systemd:NAME) or by Server::Starter (starter, "
+        "starter:ADDRESS); said twice, two pools with the same options",
         many=True,
     ),
     Option(
@@ -105,61 +105,6 @@ LISTENER: Final = (
         many=True,
         from_flag=by_commas,
         from_variable=by_commas,
-    ),
-)
-
-PROCESSES: Final = (
-    Option(
-        "pm",
-        "processes",
-        "MANAGER",
-        matching("static", "static, the one process manager of this version"),
-        "static: a fixed number of workers",
-    ),
-    Option(
-        "max_children",
-        "processes",
-        "N",
-        _WORKERS,
-        "workers, each serving one request at a time",
-        computed="4 a usable CPU, at least 2, at most 32",
-    ),
-    Option("workers", "processes", "N", _WORKERS, "short for pm static with max_children N"),
-    Option(
-        "preload",
-        "processes",
-        "WHEN",
-        choice("auto", "always", "never"),
-        "import the application once and fork the workers from there: always, never (each worker imports for "
-        "itself), or auto: unless the import leaves threads or connections behind",
-    ),
-    Option(
-        "warmup",
-        "processes",
-        "PATH",
-        matching(r"/[^\x00-\x20\x7f]*", "a path that begins with / and has no spaces"),
-        "request this path before the workers are forked",
-        many=True,
-        from_variable=by_words,
-    ),
-)
-
-DEADLINES: Final = (
-    Option(
-        "graceful_timeout",
-        "deadlines",
-        "TIME",
-        duration(),
-        "how long a stop waits for requests that run or wait in the queue",
-        spell_duration,
-    ),
-    Option(
-        "boot_timeout",
-        "deadlines",
-        "TIME",
-        duration(least=0.1),
-        "how long the application may take to be imported",
-        spell_duration,
     ),
 )
 
@@ -275,6 +220,15 @@ IDENTITIES: Final = (
         from_variable=by_colons,
     ),
     Option(
+        "hooks",
+        "identity",
+        "MODULE",
+        matching(rf"(?!.*\.py$){_NAME}", "a module, dotted as in an import and without .py"),
+        "a module to import after the application, for what a worker does when it starts and when it leaves: its "
+        "on_worker_start(worker) and on_worker_stop(worker)",
+        unset="none",
+    ),
+    Option(
         "name",
         "identity",
         "NAME",
@@ -338,10 +292,18 @@ LOGS: Final = (
         "access_log_suppress",
         "logs",
         "PATH",
-        matching(r"/[^\x00-\x20\x7f]*", "a path that begins with / and has no spaces"),
+        _PATH,
         "do not log a plain GET of this path that succeeds, as that of a health check",
         many=True,
         from_variable=by_words,
+    ),
+    Option(
+        "slowlog",
+        "logs",
+        "PATH",
+        matching(r"(?!(?:-|off|stderr|syslog)$)[^\x00-\x1f\x7f]+", "a path"),
+        "file for the stacks of slow requests",
+        unset="the error log",
     ),
     Option(
         "catch_output",
@@ -363,4 +325,26 @@ CONTROL: Final = (
         "where preforkctl gives orders: a path, or off",
         unset="in $RUNTIME_DIRECTORY, /run/prefork or $XDG_RUNTIME_DIR",
     ),
+    Option(
+        "status_listen",
+        "control",
+        "ADDRESS",
+        optional(matching(_PRINTABLE, "a path or host:port")),
+        "where the status pages of the server are shown, by HTTP and to be read only: a path or host:port",
+        unset="off",
+    ),
+)
+
+INSIDE: Final = (
+    Option(
+        "status_path",
+        "control",
+        "PATH",
+        optional(_PATH),
+        "path at which the pool itself shows its status, before the application; status_listen answers also when every "
+        "worker is busy",
+        unset="off",
+    ),
+    Option("ping_path", "control", "PATH", optional(_PATH), "path that the pool answers by itself", unset="off"),
+    Option("ping_response", "control", "TEXT", matching(_PRINTABLE, "a text"), "what it answers there"),
 )

@@ -18,14 +18,17 @@ __all__ = [
     "checked",
     "choice",
     "duration",
+    "limit",
     "matching",
     "network",
     "number",
     "octal",
     "optional",
+    "share",
     "size",
     "spell_duration",
     "spell_octal",
+    "spell_share",
     "spell_size",
     "spell_switch",
     "spell_unlimited",
@@ -49,6 +52,9 @@ _SWITCHES: Final = {"on": True, "true": True, "yes": True, "1": True} | {
 }  # fmt: skip
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_ZERO: Final = re.compile(r"0+(?:\.0+)?(?:ms|s|m|h|[KMGT]|)", re.ASCII | re.IGNORECASE)
+# Not "1": that is one request to gunicorn, and everything to others.
+_SHARE: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%|(0|0?\.[0-9]{1,8}|1\.0)", re.ASCII)
 _OCTAL: Final = re.compile(r"(?:0o)?([0-7]{1,6})", re.ASCII)
 
 
@@ -94,6 +100,15 @@ def number(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def share(text: str) -> float:
+    """A part of a whole from 0.0 to 1.0, written ``10%`` or ``0.1``."""
+    found = _SHARE.fullmatch(text)
+    value = 2.0 if found is None else float(found[1]) / 100 if found[1] else float(found[2])
+    if value > 1.0:
+        raise ValueError("a share such as 10% or 0.1, from 0% to 100%")
+    return value
 
 
 def octal(most: int) -> Callable[[str], int]:
@@ -180,6 +195,16 @@ def optional(read: Reader) -> Reader:
     return read_or_off
 
 
+def limit(read: Reader) -> Reader:
+    """What ``read`` takes, or ``off`` or a zero of any unit, which give ``None``."""
+    read_or_off = optional(read)
+
+    def read_or_none(text: str) -> object:
+        return None if _ZERO.fullmatch(text) else read_or_off(text)
+
+    return read_or_none
+
+
 def unlimited(read: Callable[[str], int]) -> Callable[[str], int]:
     """What ``read`` takes, or ``unlimited`` (or -1), which gives -1."""
 
@@ -201,6 +226,11 @@ def spell_duration(seconds: float) -> str:
     if seconds >= 60 and seconds % 60 == 0:
         return f"{seconds / 60:.12g}m"
     return f"{seconds:.12g}s"
+
+
+def spell_share(value: float) -> str:
+    """As a percentage: ``10%``."""
+    return f"{value * 100:.12g}%"
 
 
 def spell_octal(value: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from prefork.config.model import PoolConfig, default_max_children
 from prefork.master.perform import Performer
+from prefork.policy.model import Rules
 from prefork.system.cpus import usable_cpus
 from prefork.system.identity import group_name, user_name
 from prefork.system.reach import Reach, Verdict, diagnose
@@ -28,8 +29,8 @@ def announce(hands: Performer) -> None:
         socket=str(listener),
         **_access(listener.path),
         app=hands.pool.app_name,
-        max_children=hands.pool.max_children,
-        workers=_workers(hands.pool.max_children),
+        max_children=hands.pool.rules.max_children,
+        workers=_workers(hands.pool.rules),
         backlog=listener.backlog,
         off=list(_off(hands.launch.pool)),
         **({} if verdict is None else {"nginx": verdict.reach.name.lower()}),
@@ -42,20 +43,23 @@ def announce(hands: Performer) -> None:
 def banner(hands: Performer) -> list[str]:
     """The same as three lines."""
     listener, verdict = hands.holdings.listener, _verdict(hands)
+    if hands.launch.pool.internal:
+        where = f"http://{listener}/" if listener.path is None else f"{listener} (HTTP)"
+        return [f"{hands.pool.name}: pages of this server on {where}"]
     access = _access(listener.path)
     owned = f" (mode {access['mode']}, {access['owner']}:{access['group']})" if access else ""
     # The verdict mentions both where they matter.
     looks = "" if verdict is not None and "(mode " in str(verdict) else owned
     return [
         f"{hands.pool.name}: {hands.pool.app_name} on {listener}{looks}" + ("" if verdict is None else f"; {verdict}"),
-        f"  {_workers(hands.pool.max_children)}",
-        f"  off: {'; '.join(_off(hands.launch.pool))}",
+        f"  {_workers(hands.pool.rules)}",
+        f"  off: {'; '.join(_off(hands.launch.pool)) or 'nothing'}",
     ]
 
 
 def _verdict(hands: Performer) -> Verdict | None:
-    path = hands.holdings.listener.path
-    return None if path is None else diagnose(path)
+    listener = hands.holdings.listener
+    return None if listener.path is None else diagnose(listener.path, passed=listener.inherited)
 
 
 def _access(path: str | None) -> dict[str, Any]:
@@ -71,10 +75,15 @@ def _access(path: str | None) -> dict[str, Any]:
     }
 
 
-def _workers(count: int) -> str:
-    """How many there are, and where the number comes from."""
-    usual, cpus = default_max_children(), usable_cpus()
+def _workers(rules: Rules) -> str:
+    """How many there are or may be, and where the number comes from."""
+    usual, cpus, count = default_max_children(), usable_cpus(), rules.max_children
     workers = f"{count} worker{'s' if count != 1 else ''}"
+    if rules.pm == "dynamic":
+        idle = str(rules.max_spare) if rules.min_spare == rules.max_spare else f"{rules.min_spare} to {rules.max_spare}"
+        workers = f"up to {workers} ({idle} idle)"
+    elif rules.pm == "ondemand":
+        workers = f"up to {workers} (none before somebody connects)"
     if count == usual:
         return f"{workers}, the default for {cpus}"
     return f"{workers}, as asked for; the default for {cpus} is {usual}"
@@ -82,7 +91,9 @@ def _workers(count: int) -> str:
 
 def _off(pool: PoolConfig) -> list[str]:
     """What is not limited and not there."""
-    off = ["deadlines for requests: one that hangs holds its worker until that is killed"]
+    off = []
+    if pool.request_terminate_timeout is None:
+        off.append("request_terminate_timeout: a request that hangs holds its worker until that is killed")
     if pool.max_body_size is None:
         off.append("max_body_size")
     if pool.access_log is None:

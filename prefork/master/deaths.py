@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any, Final
 
 from prefork.errors import ApplicationError
 from prefork.master.perform import Performer
-from prefork.policy.model import IDLE, STOPPED_AT_ONCE, STOPPED_LOADING, SlotState, ZygoteState
+from prefork.policy.model import IDLE, RETIRING, STOPPED_AT_ONCE, STOPPED_LOADING, SlotState, ZygoteState
+from prefork.system.oom import OomWatch
 from prefork.system.processes import describe_status
 from prefork.system.stacks import read_page
 
@@ -15,35 +17,41 @@ __all__ = ["bury", "unexplained"]
 
 
 _ASKED_FOR: Final = (STOPPED_AT_ONCE, STOPPED_LOADING)
+_BY_ITSELF: Final = "by itself: its request_failed, log_closed or accept_failed says why, or somebody shut its listener"
 
 
-def bury(hands: Performer, pid: int, status: int, now: float) -> bool:
-    """A child has been reaped; False if it was none of this pool's."""
+def bury(hands: Performer, pid: int, status: int, now: float, oom: OomWatch | None = None) -> bool:
+    """A child has been reaped; False if it was none of this pool's. ``oom`` may know who killed it."""
     reason = hands.holdings.kill_reasons.pop(pid, None)
     if not os.WIFSIGNALED(status):
         reason = None  # it ended by itself before our signal came
-    cause = describe_status(status) + (f": {reason}" if reason else "")
-    if pid == hands.pool.zygote_pid:
-        _bury_zygote(hands, cause, reason)
-    elif hands.pool.slot_of(pid) is not None:
-        _bury_worker(hands, pid, status, cause, reason, now)
-    else:
+    generation = hands.pool.generation_of(pid)
+    if generation is None and hands.pool.slot_of(pid) is None:
         return False
+    why = reason
+    if why is None and oom is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        why = oom.explain()
+    cause = describe_status(status) + (f": {why}" if why else "")
+    if generation is not None:
+        _bury_zygote(hands, pid, generation, cause, reason)
+    else:
+        _bury_worker(hands, pid, status, cause, reason, now)
     return True
 
 
-def _bury_zygote(hands: Performer, cause: str, reason: str | None) -> None:
-    pool, pid = hands.pool, hands.pool.zygote_pid
-    hands.holdings.leave_output(None)
-    zygote = pool.zygote_ended()
-    if hands.holdings.zygote is not None:
-        hands.drop(hands.holdings.zygote)
+def _bury_zygote(hands: Performer, pid: int, generation: int, cause: str, reason: str | None) -> None:
+    pool = hands.pool
+    hands.holdings.leave_output(-generation)
+    zygote = pool.zygote_ended(generation)
+    channel = hands.holdings.zygotes.get(generation)
+    if channel is not None:
+        hands.drop(channel)
     if zygote is None or zygote.state in (ZygoteState.LEAVING, ZygoteState.FAILED) or zygote.unfit:
         return
-    if zygote.state is ZygoteState.LOADING:
-        pool.failure = unexplained(pool.app_name, cause, reason, hands.holdings.stacks)
+    if zygote.state is ZygoteState.LOADING or generation == pool.coming:
+        pool.fails(generation, unexplained(hands.app_name_of(generation), cause, reason, hands.holdings.stacks))
     report = hands.logger.debug if reason in _ASKED_FOR else hands.logger.warning
-    report("zygote_died", pid=pid, generation=zygote.generation, cause=cause)
+    report("zygote_died", pid=pid, generation=generation, cause=cause)
 
 
 def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: str | None, now: float) -> None:
@@ -51,9 +59,9 @@ def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: st
     slot = pool.slot_of(pid)
     assert slot is not None
     state, request = holdings.scoreboard.state(slot), holdings.running(slot, now)
-    expected = status == 0 and pool.shut
+    expected = status == 0 and (pool.shut or pool.serves_earlier(slot) or slot in holdings.timed_out)
     holdings.leave_output(slot)
-    worker = pool.ended(pid, expected=expected)
+    worker = pool.ended(pid, expected=expected, ours=reason is not None)
     assert worker is not None
     channel = holdings.workers.get(slot)
     if channel is not None:
@@ -65,14 +73,20 @@ def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: st
         return
     if worker.failed:
         return  # it said why
-    if reason in _ASKED_FOR and (state == IDLE or worker.ready is None):
+    if status == 0 and state == RETIRING and worker.listening:
+        # Out of its loop, in order, after what it has told of itself: nothing was lost, and it is replaced.
+        hands.logger.info("worker_left", **facts, reason=_BY_ITSELF)
+        return
+    if reason in _ASKED_FOR and (state == IDLE or not worker.listening):
         hands.logger.debug("worker_left", **facts)  # it had nothing in hand
         return
     if request is not None and state in (SlotState.RUNNING, SlotState.WRITING):
         facts |= {"request": f"{request.method} {request.uri}", "elapsed": round(request.seconds, 3)}
+    hands.ledger.died(cause, pid=pid, slot=slot, request=facts.get("request", ""))
     hands.logger.warning("worker_died", cause=cause, **facts)
-    if worker.ready is None and pool.failure is None:
-        pool.failure = unexplained(pool.app_name, cause, reason, hands.holdings.stacks)
+    if worker.generation == pool.coming or (worker.ready is None and pool.failure is None):
+        name = hands.app_name_of(worker.generation)
+        pool.fails(worker.generation, unexplained(name, cause, reason, hands.holdings.stacks))
 
 
 def unexplained(name: str, cause: str, reason: str | None, stacks: int) -> ApplicationError:

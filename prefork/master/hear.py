@@ -12,7 +12,7 @@ from typing import Any, Final
 from prefork.errors import ApplicationError, PreforkError
 from prefork.master.holdings import Channel
 from prefork.master.perform import Performer
-from prefork.policy.model import KillZygote, ZygoteState
+from prefork.policy.model import KillZygote, Zygote, ZygoteState
 from prefork.system import channel as wire
 from prefork.system.channel import ENDED, Kind, Message
 from prefork.system.processes import is_our_child
@@ -23,7 +23,7 @@ _AT_ONCE: Final = 64
 """Messages read from one channel before the others get their turn."""
 
 _MOST_FROM_WORKER: Final = 8
-"""HELLO, READY or FAILED; the rest is forgiveness."""
+"""HELLO, READY or FAILED, SPENT; the rest is forgiveness."""
 
 _MOST_TEXT: Final = 20_000
 
@@ -39,7 +39,7 @@ def hear(hands: Performer, channel: Channel, now: float) -> None:
             _ended(hands, channel)
             return
         if channel.slot is None:
-            understood = _zygote_says(hands, message, now)
+            understood = _zygote_says(hands, channel.generation, message, now)
         else:
             understood = _worker_says(hands, channel, channel.slot, message, now)
         if not understood:
@@ -47,15 +47,18 @@ def hear(hands: Performer, channel: Channel, now: float) -> None:
             return
 
 
-def _zygote_says(hands: Performer, message: Message, now: float) -> bool:
+def _zygote_says(hands: Performer, generation: int, message: Message, now: float) -> bool:
     pool = hands.pool
-    if message.pid != pool.zygote_pid or pool.zygote is None:
+    zygote = pool.zygotes.get(generation)
+    if zygote is None or message.pid != pool.zygote_pid(generation):
         return False
     match message.kind:
-        case Kind.READY if pool.zygote.state is ZygoteState.LOADING:
-            _zygote_ready(hands, message.body, now - pool.zygote.started, now)
-        case Kind.FAILED if pool.zygote.state is ZygoteState.LOADING:
-            pool.zygote_failed(_failure(hands, message.body), now)
+        case Kind.READY if zygote.state is ZygoteState.LOADING:
+            _zygote_ready(hands, zygote, message.body, now)
+        case Kind.FAILED if zygote.state is ZygoteState.LOADING:
+            pool.zygote_failed(generation, _failure(hands, generation, message.body), now)
+        case Kind.READY | Kind.FAILED if zygote.state is ZygoteState.LEAVING:
+            pass  # it was given up while it said so
         case Kind.NOT_FORKED:
             # The end of the worker's channel frees the slot: the zygote has closed the other end.
             hands.logger.error("fork_failed", error=_text(message.body.get("error")))
@@ -64,11 +67,12 @@ def _zygote_says(hands: Performer, message: Message, now: float) -> bool:
     return True
 
 
-def _zygote_ready(hands: Performer, body: dict[str, Any], seconds: float, now: float) -> None:
+def _zygote_ready(hands: Performer, zygote: Zygote, body: dict[str, Any], now: float) -> None:
+    seconds = now - zygote.started
     reasons = body.get("unfit")
     unfit = [_text(reason) for reason in reasons] if isinstance(reasons, list) else []
     loaded = body.get("loaded") is True
-    hands.pool.zygote_ready(loaded=loaded, unfit=bool(unfit), now=now)
+    hands.pool.zygote_ready(zygote.generation, loaded=loaded, unfit=bool(unfit), now=now)
     if unfit:
         hands.logger.warning(
             "preload_refused",
@@ -78,16 +82,19 @@ def _zygote_ready(hands: Performer, body: dict[str, Any], seconds: float, now: f
             "that workers could have shared (--preload always forks all the same)",
         )
     else:
-        hands.logger.info("zygote_ready", generation=hands.pool.generation, loaded=loaded, seconds=round(seconds, 3))
+        message = f"application imported in {seconds:.1f} s" if loaded else "each worker imports the application"
+        hands.logger.info(
+            "zygote_ready", generation=zygote.generation, loaded=loaded, seconds=round(seconds, 3), message=message
+        )
 
 
 def _text(value: object) -> str:
     return str(value)[:_MOST_TEXT]
 
 
-def _failure(hands: Performer, body: dict[str, Any]) -> ApplicationError:
+def _failure(hands: Performer, generation: int, body: dict[str, Any]) -> ApplicationError:
     error = ApplicationError(_text(body.get("message")), _text(body.get("traceback")))
-    if hands.pool.open:
+    if hands.pool.open and generation != hands.pool.coming:  # of a reload, or of a start: that says it
         hands.logger.error("application_failed", error=str(error), traceback=error.traceback)
     return error
 
@@ -98,17 +105,24 @@ def _worker_says(hands: Performer, channel: Channel, slot: int, message: Message
     if worker is None or channel.heard > _MOST_FROM_WORKER:
         return False
     if message.kind is Kind.HELLO and not worker.pid:
-        if pool.slot_of(message.pid) is not None or message.pid == pool.zygote_pid or not is_our_child(message.pid):
+        known = pool.slot_of(message.pid) is not None or pool.generation_of(message.pid) is not None
+        if known or not is_our_child(message.pid):
             return False
         pool.adopted(slot, message.pid)
         return True
-    if not worker.pid or message.pid != worker.pid or worker.ready is not None:
+    if not worker.pid or message.pid != worker.pid:
+        return False
+    if message.kind is Kind.SPENT and worker.listening and not worker.spent:
+        # Of a pool without such a limit it is a worker from before the last reload, which leaves anyway.
+        pool.spent(slot, f"max_requests ({hands.launch.pool.max_requests or 'of before'})")
+        return True
+    if worker.ready is not None:
         return False
     if message.kind is Kind.READY:
         pool.ready(slot, now)
         return True
     if message.kind is Kind.FAILED:
-        pool.failed(slot, _failure(hands, message.body))
+        pool.failed(slot, _failure(hands, worker.generation, message.body))
         return True
     return False
 
@@ -120,7 +134,7 @@ def _refuse(hands: Performer, channel: Channel, message: Message) -> None:
     hands.drop(channel)
     if channel.slot is None:
         # Without its channel a zygote forks nobody, and it need not notice.
-        hands.perform(KillZygote(hands.pool.name, "not understood any more"), 0.0)
+        hands.perform(KillZygote(hands.pool.name, channel.generation, "not understood any more"), 0.0)
         return
     worker = hands.pool.workers.get(channel.slot)
     if worker is not None and not worker.pid:
@@ -132,14 +146,16 @@ def _ended(hands: Performer, channel: Channel) -> None:
     hands.drop(channel)
     if channel.slot is None:
         return
-    worker = hands.pool.workers.get(channel.slot)
+    pool = hands.pool
+    worker = pool.workers.get(channel.slot)
     if worker is not None and not worker.pid:
         # It never said hello: there is nobody to reap, only a slot to free.
-        hands.pool.not_forked(channel.slot)
-        hands.holdings.free_slot(channel.slot)
-        hands.logger.warning("worker_not_started", slot=channel.slot)
-        if not hands.pool.open and hands.pool.failure is None:
-            hands.pool.failure = PreforkError(
-                f"{hands.pool.app_name}: a worker could not be forked, or ended before it could be heard; "
+        if worker.generation == pool.coming or (not pool.open and pool.failure is None):
+            failure = PreforkError(
+                f"{pool.app_name}: a worker could not be forked, or ended before it could be heard; "
                 "the limits on processes and memory are the first place to look (ulimit -a, dmesg)"
             )
+            pool.fails(worker.generation, failure)
+        pool.not_forked(channel.slot)
+        hands.holdings.free_slot(channel.slot)
+        hands.logger.warning("worker_not_started", slot=channel.slot)

@@ -8,13 +8,15 @@ A pipe stays open until the last process that holds it is gone: a program that a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 from prefork.log import Logger
+from prefork.system.channel import Place
+from prefork.system.logfile import LogFile
 
-__all__ = ["Outputs"]
+__all__ = ["Outputs", "standard_streams"]
 
 _AT_ONCE: Final = 2_048
 """Read from one pipe before the others get their turn: it may be a thousand lines."""
@@ -33,9 +35,9 @@ use up the master's descriptors."""
 class _Pipe:
     """One stream of one process."""
 
-    def __init__(self, stream: str, slot: int | None) -> None:
+    def __init__(self, stream: str, place: int) -> None:
         self.stream = stream
-        self.slot = slot
+        self.place = place
         self.pid = 0
         self.stray = False  # its process is gone: what is still said is said by programs that it started
         self.end, self.to_give = os.pipe2(os.O_CLOEXEC)
@@ -51,38 +53,39 @@ class Outputs:
         logger: Logger,
         attend: Callable[[Any, Callable[[float], None]], None],
         dismiss: Callable[[Any], None],
-        pid_in: Callable[[int | None], int],
+        pid_in: Callable[[int], int],
     ) -> None:
         self._logger = logger
         self._attend = attend
         self._dismiss = dismiss
-        self._pid_in = pid_in  # the pid in a slot, or with None the zygote's; 0 while it is not known
+        self._pid_in = pid_in  # the pid in a place; 0 while it is not known
         self._pipes: list[_Pipe] = []
 
-    def open(self, slot: int | None) -> tuple[int, int]:
-        """New pipes for the process in a slot (None: the zygote): the ends to give away, standard output's first.
+    def open(self, place: int) -> tuple[int, int]:
+        """New pipes for the process in a place: the ends to give away, standard output's first.
 
-        The caller closes them when they are given. Raises OSError.
+        A place is a slot, or the negative generation of a zygote. The caller closes them when they are given. Raises
+        OSError.
         """
         made: list[_Pipe] = []
         try:
-            made = [_Pipe("stdout", slot)]
-            made.append(_Pipe("stderr", slot))
+            for stream in ("stdout", "stderr"):
+                made.append(_Pipe(stream, place))
+                self._attend(made[-1].end, partial(self._attended, made[-1]))
         except OSError:
             for pipe in made:
+                self._dismiss(pipe.end)
                 os.close(pipe.end)
                 os.close(pipe.to_give)
             raise
-        self.leave(slot)  # whoever was there before: who comes now is not its process
-        for pipe in made:
-            self._pipes.append(pipe)
-            self._attend(pipe.end, partial(self._attended, pipe))
+        self.leave(place)  # whoever was there before: who comes now is not its process
+        self._pipes += made
         return made[0].to_give, made[1].to_give
 
-    def leave(self, slot: int | None) -> None:
-        """The process in a slot (None: the zygote) is gone; to be called while its pid is still known."""
+    def leave(self, place: int) -> None:
+        """The process in a place is gone; to be called while its pid is still known."""
         for pipe in self._pipes:
-            if pipe.slot == slot and not pipe.stray:
+            if pipe.place == place and not pipe.stray:
                 self._identify(pipe)
                 pipe.stray = True
         strays = [pipe for pipe in self._pipes if pipe.stray]
@@ -91,7 +94,7 @@ class Outputs:
 
     def _identify(self, pipe: _Pipe) -> None:
         if not pipe.pid and not pipe.stray:
-            pipe.pid = self._pid_in(pipe.slot)
+            pipe.pid = self._pid_in(pipe.place)
 
     def _attended(self, pipe: _Pipe, _now: float) -> None:
         self._read(pipe)
@@ -121,8 +124,8 @@ class Outputs:
         for start in range(0, len(text), _LONGEST_LINE):
             report = self._logger.warning if pipe.stream == "stderr" else self._logger.info
             facts: dict[str, Any] = {"stream": pipe.stream, "pid": pipe.pid or None}
-            if pipe.slot is not None:
-                facts["slot"] = pipe.slot
+            if pipe.place >= 0:
+                facts["slot"] = pipe.place
             report("output", message=text[start : start + _LONGEST_LINE], **facts)
 
     def _close(self, pipe: _Pipe) -> None:
@@ -143,3 +146,11 @@ class Outputs:
         """Log what has been printed so far, and let go of everything."""
         for pipe in list(self._pipes):
             self._let_go(pipe)
+
+
+def standard_streams(logs: Mapping[Place, LogFile], output: tuple[int, ...]) -> dict[int, int]:
+    """What a process prints to, by number; nothing where that is what we print to. ``output`` is `Outputs.open`'s."""
+    if output:
+        return {1: output[0], 2: output[1]}
+    error_log = logs.get(Place.ERROR_LOG)
+    return {2: error_log.fileno()} if error_log is not None and error_log.path and error_log.is_file else {}

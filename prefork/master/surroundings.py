@@ -1,4 +1,4 @@
-"""What a server has besides its pools: pid file, control socket, launcher, banner. Made before it runs, gone after.
+"""What a server has besides its pools: pid file, control socket, launcher, banner, manager. Made before, gone after.
 
 In the order of a start: everything is looked at before any process is started; when every pool serves, first the pid
 file is written, then it is said, then the launcher may go. At the end: the pid file, the socket, and whoever waited
@@ -20,8 +20,13 @@ from prefork.master.background import Background
 from prefork.master.banner import announce, banner
 from prefork.master.control import Door
 from prefork.master.loop import Master
+from prefork.master.notices import Notices
+from prefork.master.reload import Reloads
+from prefork.master.scaling import Scaling
 from prefork.system.control import open_door
 from prefork.system.daemon import Link
+from prefork.system.handover import left_over
+from prefork.system.notify import Notifier
 from prefork.system.paths import absolute
 from prefork.system.pidfile import PidFile
 from prefork.system.runtime import choose_path, sweep
@@ -33,10 +38,18 @@ _CHATTY: Final = ("debug", "info")
 
 
 @contextmanager
-def surrounded(master: Master, config: Config, logger: Logger, link: Link | None) -> Iterator[None]:
+def surrounded(
+    master: Master,
+    config: Config,
+    logger: Logger,
+    link: Link | None,
+    reloads: Reloads | None = None,
+    scaling: Scaling | None = None,
+) -> Iterator[None]:
     """Give a master its surroundings for as long as the block lasts. ``link`` leads to the launcher, if there is one.
 
-    Raises PreforkError where one that was asked for cannot be had.
+    ``reloads`` and ``scaling`` are what orders of these kinds go to. Raises PreforkError where one that was asked for
+    cannot be had.
     """
     pid_file = None if config.pid_file is None else PidFile(config.pid_file)
     if pid_file is not None:
@@ -45,14 +58,25 @@ def surrounded(master: Master, config: Config, logger: Logger, link: Link | None
     door, path = _open_door(master, config, logger)
     for hands in master.pools:
         hands.holdings.listener.note_control(path)
+    if reloads is not None:
+        reloads.control = path
+    if door is not None:
+        door.offer(reloads, scaling)
     console = _is_console(config)
     master.at_serving(lambda: _say(master, console))
+    _warn_of_unused(master, logger)
+    notifier = Notifier.of(os.environ, os.getpid())
+    if notifier:
+        notices = Notices(master, notifier, logger)
+        if reloads is not None:
+            reloads.notice = notices.reload
     if link is not None:
         Background(master, link, logger)
         master.at_serving(lambda: link.serving(*_lines(master)))
     try:
         yield
     finally:
+        notifier.close()
         if pid_file is not None:
             pid_file.remove()
         if door is not None:
@@ -78,6 +102,20 @@ def _open_door(master: Master, config: Config, logger: Logger) -> tuple[Door | N
     message = f"{problem}: there is no control socket, and preforkctl can only ask through the pools' sockets; name one"
     logger.warning("no_control_socket", message=f"{message} with --control-socket, or say off")
     return None, _OFF
+
+
+def _warn_of_unused(master: Master, logger: Logger) -> None:
+    """Who connects to a listener that was passed and that no pool has waits for ever."""
+    listeners = [hands.holdings.listener for hands in master.pools]
+    used = [listener.fileno() for listener in listeners if listener.inherited]
+    for giver, passed in left_over(os.environ, os.getpid(), used):
+        logger.warning(
+            "listener_unused",
+            descriptor=passed.descriptor,
+            name=passed.name,
+            message=f"{passed} was passed and no pool listens there, so whoever connects waits; a pool with the socket "
+            f"{giver}:{passed.name} would",
+        )
 
 
 def _say(master: Master, console: bool) -> None:

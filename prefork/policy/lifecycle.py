@@ -27,6 +27,9 @@ class Command(Enum):
     SERVES = "serves"  # every pool's listener is open
     FAILED = "failed"  # a pool cannot start
     EMPTY = "empty"  # no process of ours is left
+    RELOAD = "reload"  # a reload begins; what may keep it from that is looked at before
+    COMMITTED = "committed"  # the next generation of every pool has proved itself, and serves
+    GIVEN_UP = "given up"  # it has not: the reload has changed nothing
 
 
 _TABLE: Final[dict[Phase, dict[Command, Phase]]] = {
@@ -40,6 +43,9 @@ _TABLE: Final[dict[Phase, dict[Command, Phase]]] = {
         Command.SERVES: Phase.SERVING,
         Command.FAILED: Phase.KILLING,
         Command.EMPTY: Phase.BOOTING,  # before the first fork, and between two tries
+        Command.RELOAD: Phase.BOOTING,  # it waits until this one is done
+        Command.COMMITTED: Phase.BOOTING,
+        Command.GIVEN_UP: Phase.BOOTING,
     },
     Phase.SERVING: {
         Command.TERM: Phase.DRAINING,
@@ -51,6 +57,23 @@ _TABLE: Final[dict[Phase, dict[Command, Phase]]] = {
         Command.SERVES: Phase.SERVING,
         Command.FAILED: Phase.SERVING,  # what once served is tried again
         Command.EMPTY: Phase.SERVING,
+        Command.RELOAD: Phase.RELOADING,
+        Command.COMMITTED: Phase.SERVING,
+        Command.GIVEN_UP: Phase.SERVING,
+    },
+    Phase.RELOADING: {
+        Command.TERM: Phase.DRAINING,
+        Command.QUIT: Phase.DRAINING,
+        Command.INT: Phase.DRAINING,
+        Command.STOP: Phase.DRAINING,
+        Command.STOP_NOW: Phase.KILLING,
+        Command.ABANDONED: Phase.DRAINING,
+        Command.SERVES: Phase.RELOADING,
+        Command.FAILED: Phase.RELOADING,
+        Command.EMPTY: Phase.RELOADING,
+        Command.RELOAD: Phase.RELOADING,  # the next one waits
+        Command.COMMITTED: Phase.SERVING,
+        Command.GIVEN_UP: Phase.SERVING,
     },
     Phase.DRAINING: {
         Command.TERM: Phase.DRAINING,
@@ -62,6 +85,9 @@ _TABLE: Final[dict[Phase, dict[Command, Phase]]] = {
         Command.SERVES: Phase.DRAINING,
         Command.FAILED: Phase.DRAINING,
         Command.EMPTY: Phase.ENDED,
+        Command.RELOAD: Phase.DRAINING,  # refused
+        Command.COMMITTED: Phase.DRAINING,
+        Command.GIVEN_UP: Phase.DRAINING,
     },
     Phase.KILLING: {
         Command.TERM: Phase.KILLING,
@@ -73,6 +99,9 @@ _TABLE: Final[dict[Phase, dict[Command, Phase]]] = {
         Command.SERVES: Phase.KILLING,
         Command.FAILED: Phase.KILLING,
         Command.EMPTY: Phase.ENDED,
+        Command.RELOAD: Phase.KILLING,  # refused
+        Command.COMMITTED: Phase.KILLING,
+        Command.GIVEN_UP: Phase.KILLING,
     },
     Phase.ENDED: dict.fromkeys(Command, Phase.ENDED),
 }

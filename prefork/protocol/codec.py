@@ -109,11 +109,11 @@ class Codec(ABC):
         """What makes a response that began and will not be finished visibly broken."""
         return b""
 
-    def encode_plain(self, status: int, has_body: bool) -> list[bytes | memoryview]:
-        """A whole response of our own: the status and its name, no details."""
+    def encode_plain(self, status: int, has_body: bool, fields: str = "") -> list[bytes | memoryview]:
+        """A whole response of our own: the status and its name, no details; further fields end in CR LF each."""
         reason = HTTPStatus(status).phrase
         text = plain_text(status)
-        fields = f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n"
+        fields = f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n{fields}"
         head = self.encode_head(f"{status} {reason}", fields, len(text), has_body)
         return self.encode(head, [text], len(text), True) if has_body else self.encode(head, [], 0, True)
 

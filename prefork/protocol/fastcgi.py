@@ -22,16 +22,10 @@ from typing import Final, final
 from prefork.errors import ProtocolError
 from prefork.protocol import fastcgi_records as records
 from prefork.protocol.codec import ABORTED, BODY, END_OF_BODY, NEED_DATA, REFUSED, REQUEST, Codec, HeadLimits
-from prefork.protocol.fastcgi_params import CGI_VARIABLES, decode_parameters
+from prefork.protocol.fastcgi_params import CGI_VARIABLES, Decoder
 from prefork.protocol.request import finish
 
-__all__ = [
-    "MAX_IGNORED_BYTES",
-    "MAX_IGNORED_RECORDS",
-    "MAX_MANAGEMENT_CONTENT",
-    "MAX_REPLIES",
-    "Reader",
-]
+__all__ = ["MAX_IGNORED_BYTES", "MAX_IGNORED_RECORDS", "MAX_MANAGEMENT_CONTENT", "MAX_REPLIES", "Reader"]
 
 # Records and bytes that belong to no request: ids that were refused or are over, padding-only and DATA records.
 MAX_IGNORED_RECORDS: Final = 1_024
@@ -45,13 +39,12 @@ _HEADER: Final = struct.Struct(">BBHHBx")
 
 # What nginx begins with: request 1, a responder, flags 0 or KEEP_CONN, then parameters, whose length follows; and
 # what it goes on with: the end of the parameters, and that of the body if there is none.
-_USUAL_BEGIN: Final = (
-    b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01\x04\x00\x01",
-    b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x01\x00\x00\x00\x00\x00\x01\x04\x00\x01",
-)
-_FLAGS_AT: Final = 10
-_LENGTHS_AT: Final = 20
+_BEGIN: Final = b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01\x04\x00\x01"
+_BEGIN_KEEP: Final = b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x01\x00\x00\x00\x00\x00\x01\x04\x00\x01"
+_LENGTHS_AT: Final = 20  # where those end
+_HEAD_AT: Final = 24
 _END_OF_PARAMS: Final = b"\x01\x04\x00\x01\x00\x00\x00\x00"
+_BOTH_SIZE: Final = 16
 _END_OF_BOTH: Final = b"\x01\x04\x00\x01\x00\x00\x00\x00\x01\x05\x00\x01\x00\x00\x00\x00"
 
 # What is done with the content of the record at hand.
@@ -69,7 +62,10 @@ _ENDED: Final = 3
 
 @final
 class Reader(Codec):
-    """The requests of one connection, one after the other."""
+    """The requests of one connection, one after the other.
+
+    ``decoder`` is for all connections of a worker, and has its own limit; by default one that knows nothing yet.
+    """
 
     identifier: int = 0  # of the request at hand; 0 when there is none
     file_room: int = records.FULL_RECORD
@@ -90,9 +86,9 @@ class Reader(Codec):
     _replies: bytes = b""
     _reply_count: int = 0
 
-    def __init__(self, limits: HeadLimits) -> None:
+    def __init__(self, limits: HeadLimits, decoder: Decoder | None = None) -> None:
         self._limits = limits
-        self._max_parameters = limits.max_header_count + CGI_VARIABLES
+        self._decoder = Decoder(limits.max_header_count + CGI_VARIABLES) if decoder is None else decoder
 
     @property
     def answerable(self) -> bool:
@@ -130,7 +126,7 @@ class Reader(Codec):
     def next_event(self) -> int:
         """What comes next in the bytes received so far."""
         if self._phase == _NONE:
-            if self._data.startswith(_USUAL_BEGIN, self._offset) and self._take_usual_head():
+            if self._take_usual_head():
                 return REQUEST
         elif self._end_due:
             self._end_due = False
@@ -163,25 +159,35 @@ class Reader(Codec):
         """
         data = self._data
         offset = self._offset
-        if self._content or self._padding or len(data) - offset < 3 * records.HEADER_SIZE:
+        begin = data[offset : offset + _LENGTHS_AT]
+        keep = begin == _BEGIN_KEEP
+        if not keep and begin != _BEGIN:
+            return False
+        start = offset + _HEAD_AT
+        if self._content or self._padding or len(data) < start:
             return False
         content = data[offset + _LENGTHS_AT] << 8 | data[offset + _LENGTHS_AT + 1]
-        start = offset + 3 * records.HEADER_SIZE
         stop = start + content
         after = stop + data[offset + _LENGTHS_AT + 2]  # padding
-        no_body = data.startswith(_END_OF_BOTH, after)
-        if not 0 < content <= self._limits.max_header_size or not (no_body or data.startswith(_END_OF_PARAMS, after)):
+        end = after + _BOTH_SIZE
+        no_body = data[after:end] == _END_OF_BOTH
+        if not no_body:
+            end = after + records.HEADER_SIZE
+            if data[after:end] != _END_OF_PARAMS:
+                return False
+        if not 0 < content <= self._limits.max_header_size:
             return False
         self.identifier = 1
-        self.keep_connection = data[offset + _FLAGS_AT] != 0
+        self.keep_connection = keep
         self._phase = _IN_HEAD
-        self._head = data[start:stop]
-        self._offset = after + len(_END_OF_PARAMS)
-        self._finish_head()
+        self._offset = after + records.HEADER_SIZE
+        self.request = finish(self._decoder.decode(data[start:stop]))
         if no_body:
             self._phase = _ENDED
             self._end_due = True
-            self._offset = after + len(_END_OF_BOTH)
+            self._offset = end
+        else:
+            self._phase = _IN_BODY
         return True
 
     def _open_record(self, kind: int, identifier: int, content: int) -> int:
@@ -228,8 +234,7 @@ class Reader(Codec):
         data = self._head if parts is None else bytes(parts)
         self._head = b""
         self._head_parts = None
-        environ = decode_parameters(data, self._max_parameters)
-        self.request = finish(environ)
+        self.request = finish(self._decoder.decode(data))
         self._phase = _IN_BODY
         return REQUEST
 
@@ -356,15 +361,23 @@ class Reader(Codec):
         self._replies += reply
 
     def encode_head(self, status: str, fields: str, length: int, has_body: bool) -> bytes:  # noqa: ARG002
-        """A CGI head. What it says of the length is the proxy's to know."""
-        return records.encode_head(status, fields)
+        """A CGI head: ``Status`` (nginx ignores an HTTP status line) and the fields. The length is not its affair."""
+        return f"Status: {status}\r\n{fields}\r\n".encode("latin-1")
 
     def encode(self, head: bytes, pieces: list[bytes], size: int, last: bool) -> list[bytes | memoryview]:
         """The next of the response in records; with ``last`` also what ends it."""
         if head:
-            pieces = [head, *pieces]
             size += len(head)
-        buffers = records.frame(records.STDOUT, self.identifier, pieces, size)
+        buffers: list[bytes | memoryview]
+        if self.identifier == 1 and 0 < size <= records.FULL_RECORD:
+            buffers = [records.STDOUT_1, size.to_bytes(2, "big"), records.UNPADDED]
+            if head:
+                buffers.append(head)
+            buffers += pieces
+            if last:
+                buffers.append(records.ENDING_1_KEEP if self.keep_connection else records.ENDING_1)
+            return buffers
+        buffers = records.frame(records.STDOUT, self.identifier, [head, *pieces] if head else pieces, size)
         if last:
             buffers.append(records.ending(self.identifier, self.keep_connection))
         return buffers

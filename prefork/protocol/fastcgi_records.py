@@ -21,6 +21,8 @@ __all__ = [
     "BROKEN",
     "CANT_MPX_CONN",
     "DATA",
+    "ENDING_1",
+    "ENDING_1_KEEP",
     "END_REQUEST",
     "FILTER",
     "FULL_RECORD",
@@ -36,13 +38,14 @@ __all__ = [
     "STDERR",
     "STDIN",
     "STDOUT",
+    "STDOUT_1",
     "UNKNOWN_ROLE",
     "UNKNOWN_TYPE",
+    "UNPADDED",
     "VERSION",
     "decode_pairs",
     "encode_begin_request",
     "encode_end_request",
-    "encode_head",
     "encode_header",
     "encode_pairs",
     "encode_record",
@@ -88,9 +91,12 @@ BROKEN: Final = b"\xff\x00\x00\x00\x00\x00\x00\x00"
 _HEADER: Final = struct.Struct(">BBHHBx")
 _BEGIN: Final = struct.Struct(">HB5x")
 _END: Final = struct.Struct(">IB3x")
-# What ends a response of request 1: an empty STDOUT and END_REQUEST; then an empty STDERR.
-_ENDING_1: Final = b"\x01\x06\x00\x01\x00\x00\x00\x00\x01\x03\x00\x01\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
-_ENDING_1_KEEP: Final = _ENDING_1 + b"\x01\x07\x00\x01\x00\x00\x00\x00"
+# What begins a record of request 1's response, before and behind its length; and what ends that response: an empty
+# STDOUT and END_REQUEST, for some then an empty STDERR (`ending`). Every server but HAProxy uses no other number.
+STDOUT_1: Final = b"\x01\x06\x00\x01"
+UNPADDED: Final = b"\x00\x00"
+ENDING_1: Final = b"\x01\x06\x00\x01\x00\x00\x00\x00\x01\x03\x00\x01\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+ENDING_1_KEEP: Final = ENDING_1 + b"\x01\x07\x00\x01\x00\x00\x00\x00"
 
 _LONG_LENGTH: Final = 0x80  # the first of four length bytes has this bit set (section 3.4)
 
@@ -121,11 +127,6 @@ def encode_end_request(identifier: int, protocol_status: int, application_status
     return encode_record(END_REQUEST, identifier, _END.pack(application_status, protocol_status))
 
 
-def encode_head(status: str, fields: str) -> bytes:
-    """A response's head: a CGI ``Status`` (nginx ignores an HTTP status line) and fields that end in CR LF each."""
-    return f"Status: {status}\r\n{fields}\r\n".encode("latin-1")
-
-
 def encode_unknown_type(kind: int) -> bytes:
     """The answer to a management record of a type we do not know (section 4.2)."""
     return encode_record(UNKNOWN_TYPE, 0, bytes((kind, 0, 0, 0, 0, 0, 0, 0)))
@@ -137,8 +138,8 @@ def ending(identifier: int, keep_connection: bool) -> bytes:
     For a peer that may keep the connection an empty STDERR record follows END_REQUEST: nginx then does not put the
     connection into its cache but closes it, so that no later request is sent into a connection that we close.
     """
-    if identifier == 1:  # every server but HAProxy uses no other
-        return _ENDING_1_KEEP if keep_connection else _ENDING_1
+    if identifier == 1:
+        return ENDING_1_KEEP if keep_connection else ENDING_1
     end = encode_header(STDOUT, identifier, 0) + encode_end_request(identifier, REQUEST_COMPLETE)
     return end + encode_header(STDERR, identifier, 0) if keep_connection else end
 

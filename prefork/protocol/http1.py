@@ -64,7 +64,10 @@ class Origin:
 
 @final
 class Reader(Codec):
-    """The one request of one connection, and its response. ``date`` gives the Date field's value."""
+    """The one request of one connection, and its response.
+
+    ``date`` gives the Date field's value; ``base`` is added to the request's environ, and wins.
+    """
 
     _data: bytes = b""
     _offset: int = 0
@@ -80,10 +83,13 @@ class Reader(Codec):
     _chunking: bool = False  # the response
     _until_close: bool = False
 
-    def __init__(self, limits: HeadLimits, origin: Origin, date: Callable[[], str]) -> None:
+    def __init__(
+        self, limits: HeadLimits, origin: Origin, date: Callable[[], str], base: dict[str, Any] | None = None
+    ) -> None:
         self._limits = limits
         self._origin = origin
         self._date = date
+        self._base = base
         self._parser = HttpRequestParser(None)
 
     @property
@@ -224,6 +230,8 @@ class Reader(Codec):
         self._check_host(environ)  # before a host in the target takes its place
         set_target(environ, method, target)
         self._set_server(environ, scheme)
+        if self._base is not None:
+            environ.update(self._base)
         self.request = Request(environ, method, target, length, scheme)
 
     def _frame(self, environ: dict[str, Any]) -> int:

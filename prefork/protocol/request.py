@@ -40,8 +40,9 @@ _UNAMBIGUOUS: Final = frozenset(("CONTENT_LENGTH", "REQUEST_METHOD", "SCRIPT_NAM
 class Request:
     """One request whose head is complete.
 
-    ``environ`` is a fresh plain dict without the ``wsgi.*`` keys, ``uri`` is as the client wrote it (for logs and
-    the scoreboard), ``content_length`` is -1 when the peer did not say, ``scheme`` is ``http`` or ``https``.
+    ``environ`` is a fresh plain dict, of the ``wsgi.*`` keys with those only that the codec was told to add; ``uri`` is
+    as the client wrote it (for logs and the scoreboard), ``content_length`` is -1 when the peer did not say,
+    ``scheme`` is ``http`` or ``https``.
     """
 
     __slots__ = ("content_length", "environ", "method", "scheme", "uri")
@@ -76,28 +77,32 @@ def finish(environ: dict[str, Any]) -> Request:
 
     Raises `ProtocolError` for a request that no application should see.
     """
-    method = environ.get("REQUEST_METHOD", "")
+    method: str = environ.get("REQUEST_METHOD", "")
     if method not in _KNOWN_METHODS and _TOKEN.fullmatch(method) is None:
         raise ProtocolError(f"REQUEST_METHOD must be a token (RFC 9110), found {method[:80]!r}")
-    for name in _DROPPED:
-        environ.pop(name, None)
+    if "HTTP_PROXY" in environ or "HTTP_CONTENT_LENGTH" in environ or "HTTP_CONTENT_TYPE" in environ:
+        for name in _DROPPED:
+            environ.pop(name, None)
     _finish_path(environ)
     scheme = "http"
-    https = environ.get("HTTPS")
-    if environ.get("REQUEST_SCHEME") == "https" or (https and https.lower() in ("on", "1")):
+    said: str = environ.get("REQUEST_SCHEME", "")
+    https: str = environ.get("HTTPS", "")
+    if said == "https" or (https and https.lower() in ("on", "1")):
         scheme = "https"
-    if not environ.get("SERVER_NAME"):
+    server: str = environ.get("SERVER_NAME", "")
+    if not server:
         environ["SERVER_NAME"] = "localhost"
-    if not environ.get("SERVER_PORT"):
+    port: str = environ.get("SERVER_PORT", "")
+    if not port:
         environ["SERVER_PORT"] = "443" if scheme == "https" else "80"
-    if not environ.get("SERVER_PROTOCOL"):
+    protocol: str = environ.get("SERVER_PROTOCOL", "")
+    if not protocol:
         environ["SERVER_PROTOCOL"] = "HTTP/1.0"
     if "QUERY_STRING" not in environ:
         environ["QUERY_STRING"] = ""
-    length = environ.get("CONTENT_LENGTH")
-    return Request(
-        environ, method, environ.get("REQUEST_URI") or _uri(environ), _content_length(length) if length else -1, scheme
-    )
+    length: str = environ.get("CONTENT_LENGTH", "")
+    uri: str = environ.get("REQUEST_URI", "")
+    return Request(environ, method, uri or _uri(environ), _content_length(length) if length else -1, scheme)
 
 
 def _finish_path(environ: dict[str, Any]) -> None:
@@ -107,7 +112,7 @@ def _finish_path(environ: dict[str, Any]) -> None:
     if path is None:
         path = script or environ.get("DOCUMENT_URI", "")
         script = ""
-    if script == "/":
+    elif script == "/":
         script = ""
     elif script and script[0] != "/":
         script = "/" + script

@@ -1,4 +1,8 @@
-"""Where to listen, as the operator writes it: a path, ``@abstract``, ``host:port``, ``[::1]:8000`` or ``fd://N``.
+"""Where to listen, as the operator writes it: a path, ``@abstract``, ``host:port``, ``[::1]:8000``, or what was passed.
+
+A socket that was passed by the parent process is named by its number, ``fd://N``, or by who passed it: ``systemd`` or
+``systemd:NAME``, ``starter`` or ``starter:ADDRESS`` (Server::Starter). Which number that is, `prefork.system.handover`
+finds out.
 
 Only the text is judged here, so that a configuration can be checked anywhere; what the machine has to say about
 it comes when the address is claimed. Everything that looks like another kind of address is refused by name instead
@@ -14,16 +18,23 @@ from typing import Final
 
 from prefork.errors import ConfigurationError
 
-__all__ = ["Address", "AddressKind", "parse_address"]
+__all__ = ["STARTER", "SYSTEMD", "Address", "AddressKind", "parse_address"]
+
+SYSTEMD: Final = "systemd"
+STARTER: Final = "starter"
 
 _INHERITED: Final = "fd://"
 _TCP: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]+):(?P<port>\d{1,5})", re.ASCII)
 _NEARLY_TCP: Final = re.compile(r"(\[[^]/]*\]|[^/:@]*):\d+|\d+(\.\d+){3}|\[[^]/]*\]|[0-9A-Fa-f]*::?[0-9A-Fa-f:]*")
 _URL: Final = re.compile(r"(tcp|https?)://(?P<rest>[^/]*).*")
 _LARGEST_PORT: Final = 65_535
-_EXPECTED: Final = "expected a path, @abstract, host:port or fd://N"
+_EXPECTED: Final = "expected a path, @abstract, host:port, fd://N, systemd or starter"
 _PREFIXED: Final = re.compile(r"(unix:(?://)?)(?P<path>[/@].*)")
-_LATER: Final = {"systemd": "fd://3", "starter": "fd://N, the number in SERVER_STARTER_PORT"}
+_GIVEN: Final = re.compile(rf"(?P<giver>{SYSTEMD}|{STARTER})(:(?P<name>.*))?", re.DOTALL)
+_NAMES: Final = {
+    SYSTEMD: "FileDescriptorName= of the .socket unit, as systemd:web",
+    STARTER: "address that start_server was given, as starter:/run/mysite/app.sock",
+}
 
 
 class AddressKind(Enum):
@@ -41,7 +52,8 @@ class Address:
 
     text: str
     kind: AddressKind
-    name: str = ""  # the path (perhaps relative), the abstract name without its "@", or the host without brackets
+    name: str = ""  # path (perhaps relative), abstract name without its "@", host without brackets, the giver's name
+    giver: str = ""  # who passed an inherited socket: SYSTEMD, STARTER; "": its number says all
     descriptor: int = -1
     port: int = 0  # 0: the kernel chooses one
 
@@ -55,6 +67,8 @@ def parse_address(text: str) -> Address:
         raise ConfigurationError(f"socket {text!r}: {_EXPECTED}")
     if text.startswith(_INHERITED):
         return _parse_inherited(text)
+    if given := _GIVEN.fullmatch(text):
+        return _parse_given(text, given["giver"], given["name"])
     if text.startswith("@"):
         if text == "@":
             raise ConfigurationError("socket @: an abstract socket needs a name after the @")
@@ -74,6 +88,12 @@ def _parse_inherited(text: str) -> Address:
     return Address(text, AddressKind.INHERITED, descriptor=int(number))
 
 
+def _parse_given(text: str, giver: str, name: str | None) -> Address:
+    if name == "" or (giver == SYSTEMD and ":" in (name or "")):
+        raise ConfigurationError(f"socket {text}: expected {giver} alone, or with the {_NAMES[giver]}")
+    return Address(text, AddressKind.INHERITED, name=name or "", giver=giver)
+
+
 def _parse_tcp(text: str, host: str, port: int) -> Address:
     if port > _LARGEST_PORT:
         raise ConfigurationError(f"socket {text}: expected a port up to {_LARGEST_PORT}, found {port}")
@@ -90,10 +110,6 @@ def _refuse_other_kinds(text: str) -> None:
         )
     if prefixed := _PREFIXED.fullmatch(text):
         raise ConfigurationError(f"socket {text}: nginx writes it so; here the path alone is meant: {prefixed['path']}")
-    if text in _LATER:
-        raise ConfigurationError(
-            f"socket {text}: this version does not look for such sockets itself; name the descriptor: {_LATER[text]}"
-        )
     if text.isdigit():
         raise ConfigurationError(
             f"socket {text}: a number names no socket; expected a path, @abstract, 127.0.0.1:{text} or fd://{text}"

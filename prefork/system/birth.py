@@ -87,11 +87,31 @@ class Birthmark:
         """Whether this is the same file."""
         return (status.st_dev, status.st_ino) == (self.device, self.inode)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing stands at the path, not even another file."""
+        return not os.path.lexists(self.path)
+
     def unlink(self) -> None:
         """Remove the file, if it is still this one."""
         with suppress(OSError):  # gone, or the directory was taken from us: nothing is left that we could remove
             if self.matches(os.lstat(self.path)):
                 os.unlink(self.path)
+
+    @contextmanager
+    def pin(self) -> Iterator[int]:
+        """A descriptor of the file itself, for changes through /proc/self/fd.
+
+        Whoever may write to the directory could put a link to /etc/shadow in its place between two calls that name
+        the path. Raises `AddressInUse` where the path leads to another file, OSError where it leads nowhere.
+        """
+        descriptor = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not self.matches(os.fstat(descriptor)):
+                raise AddressInUse(f"{self.path} was replaced by another file")
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
 
 def bind_path(
@@ -138,25 +158,16 @@ def _no_umask() -> Iterator[None]:
 
 
 def _hand_over(mark: Birthmark, access: Access) -> None:
-    """Give the new file its owner, group and mode.
-
-    Through a descriptor of the file itself: whoever may write to the directory could put a link to /etc/shadow in
-    its place between two calls that name the path.
-    """
-    pin = -1
+    """Give the new file its owner, group and mode."""
     try:
-        pin = os.open(mark.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        status = os.fstat(pin)
-        # The birthmark was taken by name: what is no new socket of ours was put there before it was.
-        new = stat.S_ISSOCK(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
-        if not new or not mark.matches(status):
-            raise AddressInUse(f"{mark.path} was replaced by another file while it was made")
-        owner = _UNCHANGED if access.owner is None else access.owner
-        group = _UNCHANGED if access.group is None else access.group
-        os.chown(f"/proc/self/fd/{pin}", owner, group)
-        os.chmod(f"/proc/self/fd/{pin}", access.mode)
+        with mark.pin() as pin:
+            status = os.fstat(pin)
+            # The birthmark was taken by name: what is no new socket of ours was put there before it was.
+            if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink != 1:
+                raise AddressInUse(f"{mark.path} was replaced by another file while it was made")
+            owner = _UNCHANGED if access.owner is None else access.owner
+            group = _UNCHANGED if access.group is None else access.group
+            os.chown(f"/proc/self/fd/{pin}", owner, group)
+            os.chmod(f"/proc/self/fd/{pin}", access.mode)
     except OSError as problem:
         raise access.problem(problem.strerror) from None
-    finally:
-        if pin >= 0:
-            os.close(pin)

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 __all__ = [
     "ENDED",
+    "LARGEST_MESSAGE",
     "Kind",
     "Message",
     "Order",
@@ -34,10 +35,11 @@ __all__ = [
     "receive_report",
     "send",
     "shorten",
+    "weight",
 ]
 
 # Far below the default send buffer of a Unix socket (212,992 bytes, net.core.wmem_default), so one message always fits.
-_LARGEST_MESSAGE: Final = 64 * 1024
+LARGEST_MESSAGE: Final = 64 * 1024
 _MOST_DESCRIPTORS: Final = 4
 
 _UCRED: Final = struct.Struct("iII")
@@ -50,7 +52,7 @@ class Kind(IntEnum):
 
     # down
     SETTINGS = 1  # to a zygote, once: what to load, and how
-    FORK = 2  # to a zygote: make a worker for this slot; carries the worker's end of its channel
+    FORK = 2  # to a zygote: make a worker for this slot; carries its end of its channel, and what it is given besides
     LISTEN = 3  # to a worker that is ready: the descriptor to accept on
     LEAVE = 4  # to a worker that has no listener yet, or to a zygote: end in order
     LOGS = 5  # to all: logs that were opened anew, by the names in the body; carries their descriptors
@@ -60,6 +62,7 @@ class Kind(IntEnum):
     FAILED = 17  # from a zygote or worker: it cannot be loaded, and why
     NOT_FORKED = 18  # from a zygote: fork(2) failed for this slot
     HELLO = 19  # from a worker: first sign of life, sent as a child of the master
+    SPENT = 20  # from a worker: it has begun as many requests as it should (max_requests)
 
 
 class Place(IntEnum):
@@ -72,6 +75,9 @@ class Place(IntEnum):
     STACKS = 7
     ERROR_LOG = 8
     ACCESS_LOG = 9  # where there is one
+    BULLETIN = 10  # where somebody shows the status
+    BULLETIN_BELL = 11
+    TAP = 12  # the writing end
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ class Message:
 ENDED: Final = Message(None, {"ended": True}, 0)
 """What `receive_report` returns when no process holds the other end any more."""
 
-_UP: Final = frozenset({Kind.READY, Kind.FAILED, Kind.NOT_FORKED, Kind.HELLO})
+_UP: Final = frozenset({Kind.READY, Kind.FAILED, Kind.NOT_FORKED, Kind.HELLO, Kind.SPENT})
 
 
 def open_pair() -> tuple[socket.socket, socket.socket]:
@@ -111,8 +117,8 @@ def send(
 ) -> None:
     """Send one message, or raise OSError (BlockingIOError where a non-blocking channel is full)."""
     data = bytes((kind,)) + _encode(body or {})
-    if len(data) > _LARGEST_MESSAGE:
-        raise ValueError(f"a message of {len(data)} bytes; at most {_LARGEST_MESSAGE} fit")
+    if len(data) > LARGEST_MESSAGE:
+        raise ValueError(f"a message of {len(data)} bytes; at most {LARGEST_MESSAGE} fit")
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     channel.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
 
@@ -123,7 +129,7 @@ def receive_order(channel: socket.socket, *, wait: bool = True) -> Order | None:
     Waits for one, or with ``wait=False`` raises BlockingIOError where there is none.
     """
     flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
-    data, ancillary, _, _ = channel.recvmsg(_LARGEST_MESSAGE, _ROOM_FOR_DESCRIPTORS, flags)
+    data, ancillary, _, _ = channel.recvmsg(LARGEST_MESSAGE, _ROOM_FOR_DESCRIPTORS, flags)
     if not data:
         return None
     descriptors = array.array("i")
@@ -139,7 +145,7 @@ def receive_report(channel: socket.socket) -> Message | None:
     Never raises for what a sender did.
     """
     try:
-        data, ancillary, _, _ = channel.recvmsg(_LARGEST_MESSAGE, _ROOM_FOR_CREDENTIALS, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = channel.recvmsg(LARGEST_MESSAGE, _ROOM_FOR_CREDENTIALS, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError:
         return ENDED
     except OSError:  # nothing there (EAGAIN), or no memory to take it with: another time
@@ -178,16 +184,17 @@ def shorten(text: str, most: int = 19_000) -> str:
 
     Three texts of the default length fit one message, whatever characters they are made of.
     """
-    if _weight(text) <= most:
+    if weight(text) <= most:
         return text
     head, tail = text[: most // 2], text[-(most // 2) :]
-    while _weight(head) + _weight(tail) > most:
+    while weight(head) + weight(tail) > most:
         head, tail = head[: len(head) * 3 // 4], tail[len(tail) // 4 + 1 :]
     return f"{head}\n  … {len(text) - len(head) - len(tail)} characters left out …\n{tail}"
 
 
-def _weight(text: str) -> int:
-    return len(_encode(text))
+def weight(body: object) -> int:
+    """The bytes that a body, or a text in one, takes in a message."""
+    return len(_encode(body))
 
 
 def _encode(value: object) -> bytes:

@@ -7,6 +7,10 @@ the answer is JSON in as many messages as it takes, and ends with the connection
     {"command": "status"}                   →  {"ok": true, …}
     {"command": "stop", "now": true}        →  {"ok": true} when the last process is gone
     {"command": "stop", "socket": "/a.sock"}   refused by a server that does not serve this socket
+    {"command": "reload"}                   →  {"ok": true, …} when it is done; else why not, and "traceback"
+    {"command": "scale", "scales": [[null, "max_children", "8"]]}
+    {"command": "tap", "tap": [null, true, false]}   →  {"ok": true, …} with a descriptor; until one side hangs up
+    {"command": "stacks", "pid": 4711}      →  {"ok": true, …} soon; without a pid: all that are busy
     anything else                           →  {"ok": false, "error": "…"}
 """
 
@@ -28,6 +32,8 @@ __all__ = [
     "LARGEST_ORDER",
     "Order",
     "Peer",
+    "Scale",
+    "Wish",
     "connect",
     "encode_answer",
     "encode_order",
@@ -36,7 +42,7 @@ __all__ = [
     "read_order",
 ]
 
-COMMANDS: Final = ("ping", "status", "stop", "reopen-logs")
+COMMANDS: Final = ("ping", "status", "stop", "reopen-logs", "reload", "scale", "stacks", "slow", "saturation", "tap")
 LARGEST_ORDER: Final = 4096  # bytes
 
 _MODE: Final = 0o600
@@ -46,12 +52,33 @@ _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7)
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """One number for one pool; the only pool, if none is named."""
+
+    pool: str | None
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What of a pool's traffic is to be shown; of the only pool, if none is named."""
+
+    pool: str | None = None
+    bodies: bool = False
+    unmasked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """What a client wants. ``socket`` is the path of a listener it takes the server to have; None: it does not say."""
 
     command: str
     now: bool = False
     socket: str | None = None
+    scales: tuple[Scale, ...] = ()
+    pid: int | None = None  # of the process that is meant
+    tap: Wish = Wish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +97,12 @@ def encode_order(order: Order) -> bytes:
         body["now"] = True
     if order.socket is not None:
         body["socket"] = order.socket
+    if order.scales:
+        body["scales"] = [[scale.pool, scale.name, scale.value] for scale in order.scales]
+    if order.pid is not None:
+        body["pid"] = order.pid
+    if order.command == "tap":
+        body["tap"] = [order.tap.pool, order.tap.bodies, order.tap.unmasked]
     return json.dumps(body).encode()
 
 
@@ -81,14 +114,39 @@ def read_order(data: bytes) -> Order:
         body = json.loads(data)
     except (ValueError, RecursionError):
         raise ProtocolError('expected an order in JSON, such as {"command": "status"}') from None
-    if not isinstance(body, dict) or not body.keys() <= {"command", "now", "socket"}:
-        raise ProtocolError('expected an object with "command", and perhaps "now" and "socket"')
+    if not isinstance(body, dict) or not body.keys() <= {"command", "now", "socket", "scales", "pid", "tap"}:
+        raise ProtocolError('expected an object with "command", and perhaps "now", "socket", "scales", "pid" and "tap"')
     command, now, path = body.get("command"), body.get("now", False), body.get("socket")
     if command not in COMMANDS:
         raise ProtocolError(f"expected one of the commands {', '.join(COMMANDS)}")
     if not isinstance(now, bool) or not isinstance(path, str | None):
         raise ProtocolError('expected true or false for "now", and text for "socket"')
-    return Order(command, now, path)
+    pid = body.get("pid")
+    if isinstance(pid, bool) or not isinstance(pid, int | None):
+        raise ProtocolError('expected a number for "pid"')
+    return Order(command, now, path, _read_scales(body.get("scales", [])), pid, _read_wish(body.get("tap")))
+
+
+def _read_scales(said: object) -> tuple[Scale, ...]:
+    scales = []
+    for item in said if isinstance(said, list) else [None]:
+        if not (isinstance(item, list) and len(item) == 3 and isinstance(item[0], str | None)):
+            raise ProtocolError('expected a list of [pool or null, name, value] for "scales"')
+        pool, name, value = item
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise ProtocolError('expected a list of [pool or null, name, value] for "scales"')
+        scales.append(Scale(pool, name, value))
+    return tuple(scales)
+
+
+def _read_wish(said: object) -> Wish:
+    if said is None:
+        return Wish()
+    if isinstance(said, list) and len(said) == 3:
+        pool, bodies, unmasked = said
+        if isinstance(pool, str | None) and isinstance(bodies, bool) and isinstance(unmasked, bool):
+            return Wish(pool, bodies, unmasked)
+    raise ProtocolError('expected [pool or null, bodies, unmasked] for "tap"')
 
 
 def encode_answer(body: dict[str, Any]) -> list[bytes]:

@@ -10,6 +10,11 @@ probes; nothing exists at the path yet. `Listener.open` binds and listens: the p
   as far as TCP lets one: of two that bind it at the same moment, the second to listen fails.
 * An inherited socket belongs to its giver and is only used (see `prefork.system.handover`).
 
+Life: mode, owner and backlog change under the clients' hands (`Listener.apply`). A path that was deleted is bound anew
+by a new listener (`Listener.renew`); the old one gives way, which loses nobody: who waits in its queue is still
+accepted, and who waits for room there is led to the path, hence to the new one, by the kernel (unix_stream_connect
+looks the name up again, net/unix/af_unix.c).
+
 A process that forks keeps the claim to itself, record locks are not inherited: so claim after daemonizing.
 """
 
@@ -18,35 +23,44 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from contextlib import suppress
-from typing import Final
+from dataclasses import dataclass
+from enum import Enum, auto
 
 from prefork.errors import ConfigurationError, PermissionProblem, PreforkError
 from prefork.system import tcp
+from prefork.system.abstract import claim_name
 from prefork.system.address import Address, AddressKind, parse_address
+from prefork.system.backlog import clamp
 from prefork.system.birth import Access, Birthmark, bind_path
 from prefork.system.handover import adopt
 from prefork.system.ownership import PathLock
 from prefork.system.paths import absolute
 from prefork.system.place import check_length, check_place, warn_of_place
-from prefork.system.probe import (
-    DYING,
-    ORPHANED,
-    Finding,
-    Found,
-    Patience,
-    clear_path,
-    in_use,
-    is_orphan,
-    look_at,
-    probe,
-)
+from prefork.system.probe import clear_path, look_at
+from prefork.system.regrant import check_regrant, regrant
 from prefork.system.sockdiag import QueueReading, SocketDiagnosis
 
-__all__ = ["Address", "AddressKind", "Listener", "parse_address"]
+__all__ = ["Address", "AddressKind", "Change", "Listener", "Standing", "parse_address"]
 
-_SOMAXCONN: Final = "/proc/sys/net/core/somaxconn"
-_LARGEST_BACKLOG: Final = 2**31 - 1  # an int, listen(2)
+
+class Standing(Enum):
+    """What a listener's path leads to."""
+
+    OURS = auto()  # to the listener, or it needs no path
+    GONE = auto()  # to nothing
+    TAKEN = auto()  # to something else
+    HIDDEN = auto()  # a directory on the way may not be entered any more
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What `Listener.apply` does to a living listener: found possible by `Listener.check_change`."""
+
+    access: Access
+    backlog: int
+    warnings: tuple[str, ...] = ()
 
 
 class Listener:
@@ -61,6 +75,7 @@ class Listener:
         self._lock: PathLock | None = None
         self._socket: socket.socket | None = None
         self._birthmark: Birthmark | None = None
+        self._found: Birthmark | None = None  # the file of an inherited socket: to be looked at, never to be touched
 
     @classmethod
     def prepare(
@@ -80,7 +95,7 @@ class Listener:
         """
         if address.kind is not AddressKind.PATH:
             _refuse_access(address, mode=mode, owner=owner, group=group)
-        allowed, clamped = _clamp(backlog)
+        allowed, clamped = clamp(backlog)
         listener = cls(address, Access.check(mode, owner, group), allowed)
         if address.kind is AddressKind.ABSTRACT:
             check_length(address.name, "abstract name")
@@ -101,15 +116,16 @@ class Listener:
         owner: str | None = None,
         group: str | None = None,
         backlog: int = 4096,
+        patient: bool = True,
     ) -> Listener:
         """Make ``address`` ours, and find everything that would be in the way of `open`.
 
         Arguments and errors as in `prepare`; besides, `AddressInUse` for a live server or another claim. Takes up to
-        two seconds after the kill -9 of a predecessor whose children still hold its socket.
+        two seconds after the kill -9 of a predecessor whose children still hold its socket, if ``patient``.
         """
         listener = cls.prepare(address, mode=mode, owner=owner, group=group, backlog=backlog)
         try:
-            listener._claim()  # noqa: SLF001 - of this class
+            listener._claim(patient)  # noqa: SLF001 - of this class
         except OSError as problem:  # EMFILE, ENFILE, ENOMEM: nothing that was asked for is wrong
             listener.close()
             raise PermissionProblem(f"the socket {address} cannot be claimed: {problem.strerror}") from problem
@@ -189,7 +205,96 @@ class Listener:
     def note_control(self, control: str) -> None:
         """Write down, beside a path of our own, where this server takes orders ("off": nowhere)."""
         if self._lock is not None:
-            self._lock.note(pid=os.getpid(), socket=self.path, control=control)
+            self._lock.note(control=control)
+
+    def is_at(self, address: Address) -> bool:
+        """Whether this is the listener that an address asks for, however that is spelled."""
+        if address.kind is not self.address.kind:
+            return False
+        if address.kind is AddressKind.PATH:
+            return absolute(address.name) == self.path
+        if address.kind is AddressKind.INHERITED:
+            return address.descriptor == self.address.descriptor
+        if address.kind is AddressKind.TCP and self._socket is not None and address.port == self.address.port:
+            return address.name == self.address.name or tcp.is_the_host(self._socket, address)
+        return (address.name, address.port) == (self.address.name, self.address.port)
+
+    def overlaps(self, address: Address) -> bool:
+        """Whether this one keeps another listener from an address, by TCP: the two are one, or one holds the other."""
+        if address.kind is not AddressKind.TCP or self._socket is None or not self.is_tcp:
+            return False
+        return tcp.overlaps(self._socket, address)
+
+    def standing(self) -> Standing:
+        """What the path leads to now: one lstat(2). The inode is ours for as long as the socket is open."""
+        mark = self._birthmark or self._found
+        if mark is None:
+            return Standing.OURS
+        try:
+            return Standing.OURS if mark.matches(os.lstat(mark.path)) else Standing.TAKEN
+        except (FileNotFoundError, NotADirectoryError):
+            return Standing.GONE
+        except OSError:
+            return Standing.HIDDEN
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether no other server can claim the path: the lock file is where it was. True where none is needed."""
+        return self._lock is None or self._lock.stands
+
+    def claim_again(self) -> None:
+        """Make the lock file anew, where it was deleted. Never waits; raises PreforkError."""
+        if not self.is_claimed and self._lock is not None:
+            self._lock.renew()
+
+    def renew(self) -> Listener:
+        """A listener that serves the path anew, which leads to nothing; the claim goes over to it.
+
+        This one has to `give_way`. Raises PreforkError, and then nothing has changed. Never waits.
+        """
+        if self.path is None or self._lock is None:
+            raise PreforkError(f"the socket {self} is not ours to be made anew")
+        check_place(self.path)
+        self.claim_again()
+        successor = Listener(self.address, self.access, self.backlog)
+        successor.path = self.path
+        successor._socket, successor._birthmark = bind_path(self.path, self.access)
+        try:
+            successor._socket.listen(self.backlog)
+        except OSError as problem:
+            successor._unlink()
+            successor.close()
+            raise PermissionProblem(f"the socket {self} cannot be made: {problem.strerror}") from problem
+        successor._lock, self._lock, self._birthmark = self._lock, None, None
+        return successor
+
+    def check_change(
+        self, *, mode: int | None = None, owner: str | None = None, group: str | None = None, backlog: int = 4096
+    ) -> Change:
+        """What `apply` would do for these options, which mean what they mean to `prepare`; nothing is done.
+
+        Raises `ConfigurationError` and `PermissionProblem` for all that could be refused.
+        """
+        if self.address.kind is not AddressKind.PATH:
+            _refuse_access(self.address, mode=mode, owner=owner, group=group)
+        allowed, clamped = clamp(backlog)
+        access = Access.check(mode, owner, group)
+        if self._birthmark is not None:
+            check_regrant(self._birthmark, access)
+        return Change(access, allowed, () if self.inherited else clamped)
+
+    def apply(self, change: Change) -> None:
+        """Give the living listener another mode, owner and backlog. Nobody is refused meanwhile who may connect.
+
+        An inherited one is left as it is. Raises `PermissionProblem` for what was possible when it was checked.
+        """
+        if self.inherited:
+            return
+        self.access, self.backlog = change.access, change.backlog  # of those that are bound anew, too
+        if self._socket is not None and self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            self._socket.listen(change.backlog)  # a longer queue takes in at once who waits for room
+        if self._birthmark is not None:
+            regrant(self._birthmark, change.access)
 
     def shut(self) -> None:
         """The final stop. Repeating it does nothing.
@@ -207,30 +312,39 @@ class Listener:
             self._socket.shutdown(socket.SHUT_RD)
         self._unlink()
 
+    def give_way(self) -> None:
+        """Another listener is served from now on: as `shut`, and without a claim. The queue can still be served."""
+        self.shut()
+        self._release()
+
     def close(self) -> None:
         """Close what is open here, and give up the claim. Unlinks nothing: that is `shut`'s."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self._release()
+
+    def _release(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
-    def _claim(self) -> None:
+    def _claim(self, patient: bool) -> None:
         if self.inherited:
             self._socket = adopt(self.address.descriptor)
             name = self._socket.getsockname()  # bytes if abstract, empty if unnamed
             self.path = name if isinstance(name, str) and name.startswith("/") else None
+            self._found = _mark_of(self.path)
             if self.is_tcp:
                 tcp.no_delay(self._socket)
         elif self.address.kind is AddressKind.TCP:
             self._socket, warnings = tcp.bind_port(self.address)
             self.warnings += warnings
         elif self.address.kind is AddressKind.ABSTRACT:
-            self._socket = _claim_name(self.address.name)
+            self._socket = claim_name(self.address.name, patient=patient)
         elif self.path is not None:
-            self._lock = PathLock(self.path)
-            clear_path(self.path)
+            self._lock = PathLock(self.path, patient=patient)
+            clear_path(self.path, patient=patient)
 
     def _unlink(self) -> None:
         if self._birthmark is not None:
@@ -238,43 +352,13 @@ class Listener:
             self._birthmark = None
 
 
-def _claim_name(name: str) -> socket.socket:
-    """An abstract name, bound but not yet listening: by connecting, nobody can tell it from a free one."""
-    address = "\0" + name
-    patience = Patience()
-    finding: Finding | None = None
-    while True:
-        claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            claimed.bind(address)
-            return claimed
-        except OSError as problem:
-            claimed.close()
-            if problem.errno != errno.EADDRINUSE:
-                raise PermissionProblem(f"the socket @{name} cannot be made: {problem}") from problem
-        finding = finding or probe(address)
-        # Bound and refusing is a server that is being born, hence nobody's orphan.
-        orphan = finding.found is Found.LIVE and is_orphan(finding)
-        if not patience.wait(ORPHANED if orphan else DYING):
-            raise in_use(address, finding)
-
-
-def _clamp(backlog: int) -> tuple[int, tuple[str, ...]]:
-    """The backlog as listen(2) will apply it, and the warning that goes with a smaller one."""
-    if backlog < 1:
-        raise ConfigurationError(f"backlog {backlog}: expected the number of connections that may wait, 1 or more")
+def _mark_of(path: str | None) -> Birthmark | None:
+    """The socket that stands at a path."""
     try:
-        with open(_SOMAXCONN) as text:
-            limit = int(text.read())
-    except (OSError, ValueError):
-        limit = _LARGEST_BACKLOG
-    if backlog <= limit:
-        return backlog, ()
-    warning = (
-        f"backlog {backlog} is more than the kernel allows, net.core.somaxconn = {limit}: {limit} is used "
-        f"(sysctl -w net.core.somaxconn={backlog} raises it)"
-    )
-    return limit, (warning,)
+        status = os.lstat(path or "")
+    except OSError:
+        return None
+    return Birthmark(path or "", status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
 
 
 def _refuse_access(address: Address, **given: object) -> None:

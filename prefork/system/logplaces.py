@@ -21,7 +21,7 @@ from prefork.system.logfile import LogFile, far_up
 from prefork.system.opening import Untrusted, open_file
 from prefork.system.place import own_directory
 
-__all__ = ["STANDARD", "SYSLOG", "SYSLOG_SOCKET", "adopt", "look_at", "open_anew", "open_log"]
+__all__ = ["STANDARD", "SYSLOG", "SYSLOG_SOCKET", "adopt", "is_at", "look_at", "open_anew", "open_log"]
 
 STANDARD: Final = {"stderr": 2, "-": 1}
 SYSLOG: Final = "syslog"
@@ -42,6 +42,13 @@ def open_log(place: str, option: str) -> LogFile:
         return LogFile(_connect(SYSLOG_SOCKET, option), SYSLOG, syslog=SYSLOG_SOCKET)
     path = os.path.abspath(place)
     return LogFile(open_anew(path, option), _name(place), path)
+
+
+def is_at(log: LogFile, place: str) -> bool:
+    """Whether a log that `open_log` opened is the one that would be opened at this place."""
+    if place in STANDARD or place == SYSLOG:
+        return not log.path and log.name == _name(place)
+    return log.path == os.path.abspath(place)
 
 
 def look_at(place: str, option: str) -> None:

@@ -2,7 +2,7 @@
 
 * It is a POSIX record lock: the kernel frees it whatever way the holder dies, it survives exec, and F_GETLK names
   the holder's pid. The file's text is for people. The file is opened once and never unlinked: a lock on an unlinked
-  file is no lock.
+  file is no lock. So where somebody else unlinked it, a new one is made and locked.
 * Closing *any* descriptor of the file drops the lock, and the locks of one process never conflict with each other.
   So a second claim in one process is found before the file is opened, by comparing it with all that is open.
 * The lock keeps servers of this kind apart. It says nothing about others: for these there is the probe.
@@ -53,27 +53,40 @@ def holder_of(socket_path: str) -> int | None:
 
 
 class PathLock:
-    """The claim of this process on one socket path, held until `close` or death."""
+    """The claim of this process on one socket path, held until `close` or death.
 
-    def __init__(self, socket_path: str) -> None:
+    A holder who may be about to die is waited for, unless the caller is not ``patient``.
+    """
+
+    def __init__(self, socket_path: str, *, patient: bool = True) -> None:
         self.path = socket_path + _SUFFIX
-        if _is_open_here(self.path):
-            raise AddressInUse(f"{socket_path} is asked for twice in one server: every pool needs its own socket")
-        self.descriptor = _open_lock_file(self.path, socket_path)
-        try:
-            _check_lock_file(self.path, self.descriptor)
-            self._take(socket_path)
-        except BaseException:
-            self.close()
-            raise
-        self.note(pid=os.getpid(), socket=socket_path)
+        self._socket_path = socket_path
+        self._facts: dict[str, object] = {"pid": os.getpid(), "socket": socket_path}
+        self.descriptor = self._acquire(DYING if patient else 0.0)
+        self.note()
 
     def note(self, **facts: object) -> None:
-        """Write these down in the file instead of what stood there: for people, and for preforkctl."""
-        text = "".join(f"{name}={value}\n" for name, value in facts.items())
+        """Write these down in the file, besides pid and path: for people, and for preforkctl."""
+        self._facts |= facts
+        text = "".join(f"{name}={value}\n" for name, value in self._facts.items())
         with suppress(OSError):  # a full disk: the text is for people, the lock is what counts
             os.ftruncate(self.descriptor, 0)
             os.pwrite(self.descriptor, os.fsencode(text), 0)
+
+    @property
+    def stands(self) -> bool:
+        """Whether the path still leads to the file that we hold: elsewhere, another server could claim it."""
+        return _leads_to(self.path, self.descriptor)
+
+    def renew(self) -> None:
+        """Lock the file that stands there now, or a new one, with the same notes. Never waits.
+
+        Raises as the making of a lock does; the old one is then still held.
+        """
+        renewed = self._acquire(0.0)
+        os.close(self.descriptor)
+        self.descriptor = renewed
+        self.note()
 
     def close(self) -> None:
         """Give the claim up. The file stays."""
@@ -81,23 +94,49 @@ class PathLock:
             os.close(self.descriptor)
             self.descriptor = -1
 
-    def _take(self, socket_path: str) -> None:
+    def _acquire(self, patience: float) -> int:
+        """The descriptor of the file at the path, locked."""
+        while True:
+            if _is_open_here(self.path):
+                raise AddressInUse(
+                    f"{self._socket_path} is asked for twice in one server: every pool needs its own socket"
+                )
+            descriptor = _open_lock_file(self.path, self._socket_path)
+            try:
+                _check_lock_file(self.path, descriptor)
+                self._lock(descriptor, patience)
+                locked = _leads_to(self.path, descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if locked:
+                return descriptor
+            os.close(descriptor)  # somebody deleted it meanwhile
+
+    def _lock(self, descriptor: int, seconds: float) -> None:
         patience = Patience()
         while True:
             try:
-                fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, fcntl(2)
-                holder = _holder(self.descriptor)
+                holder = _holder(descriptor)
             except OSError as problem:
                 raise ConfigurationError(
                     f"{self.path} cannot be locked ({problem.strerror}): put the socket on a local file system, as /run"
                 ) from problem
-            if not patience.wait(DYING):
+            if not patience.wait(seconds):
                 raise AddressInUse(
-                    f"{socket_path} is claimed by a running server, {describe_pid(holder)}, which holds {self.path}: "
-                    "stop that one first, or choose another path"
+                    f"{self._socket_path} is claimed by a running server, {describe_pid(holder)}, which holds "
+                    f"{self.path}: stop that one first, or choose another path"
                 )
+
+
+def _leads_to(path: str, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def _holder(descriptor: int) -> int | None:

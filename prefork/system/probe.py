@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
+from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem, PreforkError
 from prefork.system.identity import user_name
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Found",
     "Patience",
     "clear_path",
+    "describe",
     "describe_pid",
     "find_holder",
     "find_listener_pid",
@@ -40,6 +41,12 @@ __all__ = [
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _LISTENS: Final = 0x10000  # __SO_ACCEPTCON, linux/net.h: in the flags column of /proc/net/unix
+
+_FORMS: Final = {
+    stat.S_IFREG: "a plain file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+}
 
 _EXITING: Final = 4  # PF_EXITING, linux/sched.h
 
@@ -108,8 +115,28 @@ def look_at(path: str) -> os.stat_result | None:
     return status
 
 
-def clear_path(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
+def describe(path: str) -> str:
+    """What stands at ``path``, in words, for whoever did not put it there. Never waits, never raises."""
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISSOCK(status.st_mode):
+            return _FORMS.get(stat.S_IFMT(status.st_mode), "a file that is no socket")
+        finding = probe(path)
+    except AddressInUse:
+        return "a socket of another type"
+    except PreforkError:
+        return "a socket to which we may not connect"
+    except OSError as problem:
+        return f"nothing that could be looked at ({problem.strerror})"
+    if finding.found is Found.LIVE:
+        return f"the socket of a live server, {describe_pid(finding.pid)}"
+    return "a socket that nobody listens on"
+
+
+def clear_path(path: str, kind: socket.SocketKind = socket.SOCK_STREAM, *, patient: bool = True) -> None:
     """See that nothing stands at ``path``, removing a dead socket. The lock must be held.
+
+    A server that has just been killed is waited for, unless the caller is not ``patient``.
 
     Raises `AddressInUse` for a live server, `ConfigurationError` for anything that is no socket.
     """
@@ -117,7 +144,7 @@ def clear_path(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
     if status is None:
         return
     finding = probe(path, kind)
-    patience = Patience()
+    patience = Patience(patient)
     while finding.found is Found.LIVE:
         if not is_orphan(finding) or not patience.wait(ORPHANED):
             raise in_use(path, finding)
@@ -128,15 +155,16 @@ def clear_path(path: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
 
 
 class Patience:
-    """Pauses that grow, and an end to them."""
+    """Pauses that grow, and an end to them; none at all for whoever is not ``patient``, as a master that serves."""
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = True) -> None:
+        self._patient = patient
         self._start = time.monotonic()
         self._pause = _FIRST_PAUSE
 
     def wait(self, seconds: float) -> bool:
         """Pause once; False, without a pause, when so many ``seconds`` have passed in all."""
-        if time.monotonic() >= self._start + seconds:
+        if not self._patient or time.monotonic() >= self._start + seconds:
             return False
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)

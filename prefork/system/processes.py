@@ -21,7 +21,8 @@ from typing import Any, Final, NoReturn
 from prefork.errors import ConfigurationError, PermissionProblem, PreforkError
 
 __all__ = [
-    "RETIRE_SIGNAL",
+    "FORCE_SIGNAL",
+    "LOOK_SIGNAL",
     "become_subreaper",
     "describe_status",
     "die_with_parent",
@@ -32,13 +33,17 @@ __all__ = [
     "leave_process",
     "reap",
     "spawn",
+    "stops",
 ]
 
-RETIRE_SIGNAL: Final = signal.SIGRTMAX - 2
-"""Tells an idle worker to look at its retire flag.
+LOOK_SIGNAL: Final = signal.SIGRTMAX - 2
+"""Tells a worker to look at the control page: must it leave, is its stack wanted, has its request taken too long?
 
 A real-time signal, because every other one may belong to the application, whose handlers are left alone.
 """
+
+FORCE_SIGNAL: Final = signal.SIGRTMAX - 3
+"""Makes the interpreter of a worker that did not look write its stack, wherever it hangs."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -107,6 +112,23 @@ def reap(before_each: Callable[[int], None]) -> list[tuple[int, int]]:
             ended.append(os.waitpid(found.si_pid, 0))
         except ChildProcessError:
             return ended
+
+
+def stops() -> list[tuple[int, bool]]:
+    """Children that were stopped (SIGSTOP, a terminal's Ctrl-Z) or continued since the last call, in turn.
+
+    As (pid, whether it is stopped). The kernel tells each change once, and only the last: a stop that was continued
+    before anybody asked was none.
+    """
+    changes: list[tuple[int, bool]] = []
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+        except ChildProcessError:
+            return changes
+        if found is None:
+            return changes
+        changes.append((found.si_pid, found.si_code == os.CLD_STOPPED))
 
 
 def describe_status(status: int) -> str:
@@ -221,27 +243,33 @@ def _close_if_open(descriptor: int) -> None:
         pass
 
 
-def fork_away() -> bool:
-    """Fork a child whose parent is not this process but the nearest sub-reaper above: True in that child.
+def fork_away(number: int = 1) -> int | None:
+    """Fork children whose parent is not this process but the nearest sub-reaper above: their numbers from 0 in them.
 
-    Forks twice; the process in between ends at once and is reaped here. In the child this returns only when the
-    re-parenting has happened. Raises OSError if the first fork fails; if the second does, no child appears.
+    None in the caller. Forks one process, which forks them all, ends at once and is reaped here. In the children this
+    returns only when the re-parenting has happened. Raises OSError if the first fork fails; if a later one does, that
+    child and those after it do not appear.
     """
     between = os.fork()
     if between:
         # An application that ignores SIGCHLD has it reaped by the kernel: the wait is the same, its result is not.
         with contextlib.suppress(ChildProcessError):
             os.waitpid(between, 0)
-        return False
+        return None
     between = os.getpid()
     try:
-        if os.fork():
-            os._exit(0)
+        ended, end = os.pipe()  # its end of file comes when the process in between has let go of it, almost at its end
+        child = next((index for index in range(number) if os.fork() == 0), None)
     except OSError:
         os._exit(1)
+    if child is None:
+        os._exit(0)
+    os.close(end)
+    os.read(ended, 1)
+    os.close(ended)
     while os.getppid() == between:
         os.sched_yield()
-    return True
+    return child
 
 
 def leave_process(status: int) -> NoReturn:

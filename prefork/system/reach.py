@@ -75,6 +75,7 @@ class _Socket:
     uid: int
     gid: int
     file: Step | None  # None: not there yet
+    passed: bool = False  # by another process, which decides over its mode and owner
 
     def admits(self, person: Person) -> bool:
         if self.file is not None:
@@ -85,14 +86,17 @@ class _Socket:
         return f"mode {stat.S_IMODE(self.mode):04o}, {user_name(self.uid)}:{group_name(self.gid)}"
 
 
-def diagnose(path: str, access: Access | None = None, workers: Iterable[NginxWorker] | None = None) -> Verdict:
+def diagnose(
+    path: str, access: Access | None = None, workers: Iterable[NginxWorker] | None = None, *, passed: bool = False
+) -> Verdict:
     """Whether nginx can connect to the socket at an absolute ``path``.
 
     With ``access``, to one that is yet to be made there. ``workers`` are those of all the nginx that run, unless given.
+    ``passed``: another process made it.
     """
     workers = list(find_workers() if workers is None else workers)
     try:
-        return _diagnose(_look(path) if access is None else _foresee(path, access), workers)
+        return _diagnose(_look(path, passed) if access is None else _foresee(path, access), workers)
     except OSError as problem:
         return Verdict(Reach.UNKNOWN, f"whether nginx can connect is unknown: {problem.filename}: {problem.strerror}")
 
@@ -137,9 +141,9 @@ def _read_worker(pid: int) -> NginxWorker:
     return NginxWorker(pid, gid, Person(fields[b"Uid"][_FILE_SYSTEM], frozenset((gid, *fields[b"Groups"]))))
 
 
-def _look(path: str) -> _Socket:
+def _look(path: str, passed: bool) -> _Socket:
     *_, step = walk(path)
-    return _Socket(path, step.status.st_mode, step.status.st_uid, step.status.st_gid, step)
+    return _Socket(path, step.status.st_mode, step.status.st_uid, step.status.st_gid, step, passed)
 
 
 def _foresee(path: str, access: Access) -> _Socket:
@@ -174,6 +178,8 @@ def _judge(target: _Socket, who: str, person: Person, gid: int, pid: int | None)
 
 def _admission(target: _Socket, person: Person, gid: int) -> str:
     """How a socket with the wrong mode or group is opened to ``person``."""
+    if target.passed:
+        return f"Whoever passed it sets mode and group (systemd: SocketMode=0660, SocketGroup={group_name(gid)})"
     if person.uid == target.uid or target.gid in person.groups:
         return f"Its mode forbids it: --socket-mode {stat.S_IMODE(target.mode) | 0o220:o}"
     mode = "" if target.mode & 0o020 else f" --socket-mode {stat.S_IMODE(target.mode) | 0o060:o}"

@@ -1,51 +1,75 @@
-"""The two shared pages between a master and the workers of one pool.
+"""The page of shared memory on which the workers of one pool tell what they do: one slot a worker, no lock.
 
-The **scoreboard** is written by workers and read by the master: one slot a worker. The **control page** goes the
-other way: written by the master, read by workers once per request. Neither has a lock.
+Written by workers, read by the master; the other way goes the control page (`prefork.system.controlpage`).
 
-* Both are memfds sealed against shrinking and growing: a worker that could truncate one would kill the master
-  with SIGBUS at its next look. The control page is also sealed against future writes, so that no process but the
-  master, whose mapping is older than the seal, can ever write to it (``F_SEAL_FUTURE_WRITE``, Linux 5.1).
+* Sealed against shrinking and growing: a worker that could truncate it would kill the master with SIGBUS at its next
+  look.
 * The master believes nothing it reads here. States out of range count as busy, text is decoded leniently, and no
   process identity is taken from these bytes.
-* Counters outlive the worker that wrote them: the next one in the slot goes on counting.
+* Counters outlive the worker that wrote them: the next one in the slot goes on counting. What cannot be true (a
+  count beyond all counting, a sum that is no number) counts as 0.
 
-Layout of the scoreboard: the state bytes of all slots side by side (so that "is anyone idle?" is one ``find``),
-then one record a slot. Layout of the control page: the doorbell byte, the log epoch, later the retire byte of every
-slot.
+Layout: the state bytes of all slots side by side (so that "is anyone idle?" is one ``find``), then one record a slot:
+the request at hand, counters, and the account of the requests that are over: bytes, seconds, and two histograms with
+the same `BOUNDS`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import struct
-from dataclasses import dataclass
+import sys
+from bisect import bisect_left
 from typing import Final
 
-__all__ = ["ControlPage", "Scoreboard", "Slot", "SlotRecord", "slots_for"]
+from prefork.system.controlpage import CONTROL_HEADER, control_size, rows, sealed_memory
+from prefork.system.records import BELIEVABLE, BOUNDS, LONGEST, Account, SlotRecord, Totals, counted, in_seconds
 
-# Linux uapi/linux/fcntl.h; Python names only the first four, and only since 3.8.
-_F_SEAL_SEAL: Final = 1
-_F_SEAL_SHRINK: Final = 2
-_F_SEAL_GROW: Final = 4
-_F_SEAL_FUTURE_WRITE: Final = 16
+__all__ = ["Scoreboard", "Slot", "slots_for"]
 
 _MINIMUM_SLOTS: Final = 64
 
-# sequence (odd while being written), requests begun, start of the request (monotonic seconds), generation,
-# then method and URI with their lengths.
-_RECORD: Final = struct.Struct("<QQdIHH16s464s")
+# A record, in native order and sizes: its sequence (odd while the request is being written), requests begun; start of
+# the request (monotonic seconds), how much longer it may take, how long it had waited, the length of its body,
+# generation, method and URI with their lengths; then the counters; then the account.
+#
+# What the sequence does not guard is stored through a memoryview of numbers, one number by one store, and loaded the
+# same way. Neither holds for a struct: `pack_into` fills its room with zeros first, and what is not native is copied
+# byte by byte; a counter that drops to 0 for a moment looks like a restart to whoever collects it.
+_SEQUENCE: Final = struct.Struct("@Q")
+_LOWEST_BYTE: Final = 0 if sys.byteorder == "little" else 7
+_REQUESTS_AT: Final = 8
+_BEGUN: Final = struct.Struct("@d8xdqIHH16s440s")  # what is written when a request begins; nothing is extended yet
+_BEGUN_AT: Final = 16
+_EXTENSION_AT: Final = 24
+_WHOLE: Final = struct.Struct("@QQdddqIHH16s440s")
+_DEADLINE: Final = struct.Struct("@QQdd")
 _METHOD_ROOM: Final = 16
-_URI_ROOM: Final = 464
-_RECORD_SIZE: Final = 512
-_SEQUENCE: Final = struct.Struct("<Q")
-_REQUESTS: Final = struct.Struct("<8xQ496x")  # of a whole record
-_TORN_READ_TRIES: Final = 4
-_BELIEVABLE: Final = 2**48  # counters, in 64 bits: no worker gets there
+_URI_ROOM: Final = 440
+_COUNTERS_AT: Final = 512
+_COUNTERS: Final = struct.Struct("@16Q")
+_RECORD_SIZE: Final = 960
+_REQUESTS: Final = struct.Struct(f"@8xQ{_RECORD_SIZE - 16}x")  # of a whole record
+_TORN_READ_TRIES: Final = 8
+_UNKNOWN: Final = -1.0
+_SHORTEST: Final = 0.001  # the first of the bounds, which most requests keep
 
-_CONTROL_HEADER: Final = 64
+# The account: bytes of bodies received and sent, seconds of all requests and of the last one, seconds of all waiting,
+# the counts of both histograms.
+_ACCOUNT_AT: Final = 640
+_SENT_AT: Final = 648
+_RAN_AT: Final = 656
+_LAST_AT: Final = 664
+_WAITED_AT: Final = 672
+_RAN_COUNTS_AT: Final = 680
+_WAITED_COUNTS_AT: Final = 808
+_BUCKETS: Final = 16
+_ACCOUNT: Final = struct.Struct("@QQdd")
+_ENTIRE_ACCOUNT: Final = struct.Struct("@QQddd32Q")
+_TOTALS: Final = struct.Struct("@8xQ496x16QQQd8xd32Q24x")  # of a whole record
+
+_NUMBER: Final = struct.Struct("@Q")
 
 
 def slots_for(max_children: int) -> int:
@@ -53,25 +77,8 @@ def slots_for(max_children: int) -> int:
     return max(_MINIMUM_SLOTS, 4 * max_children)
 
 
-@dataclass(frozen=True, slots=True)
-class SlotRecord:
-    """One slot as the master read it: a claim by the worker, not a fact."""
-
-    requests: int
-    started: float
-    generation: int
-    method: str
-    uri: str
-
-
-def _memfd(name: str, size: int) -> int:
-    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, size)
-    return descriptor
-
-
-def _seal(descriptor: int, seals: int) -> None:
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals | _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
+def _bucket(seconds: float) -> int:
+    return 0 if seconds <= _SHORTEST else bisect_left(BOUNDS, seconds)
 
 
 class Scoreboard:
@@ -79,10 +86,10 @@ class Scoreboard:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self._states_room = -(-slots // 64) * 64
-        self.descriptor = _memfd("prefork-scoreboard", self._states_room + slots * _RECORD_SIZE)
-        _seal(self.descriptor, 0)
-        self._page = mmap.mmap(self.descriptor, 0)
+        self._states_room = rows(slots)
+        size = self._states_room + slots * _RECORD_SIZE
+        self.descriptor, self._page = sealed_memory("prefork-scoreboard", size, for_reading=False)
+        self._used = 0  # slots from here on never had a worker
 
     def state(self, slot: int) -> int:
         """The state byte of a slot, whatever a worker put there (0 to 255)."""
@@ -94,56 +101,87 @@ class Scoreboard:
 
     def set_state(self, slot: int, state: int) -> None:
         """Only for slots without a living worker: before its fork and after its end."""
+        self._used = max(self._used, slot + 1)
         self._page[slot] = state
 
     def read(self, slot: int) -> SlotRecord:
         """A slot's record; a record that is being rewritten at every try is returned as last seen."""
         offset = self._states_room + slot * _RECORD_SIZE
+        page = self._page
         for _ in range(_TORN_READ_TRIES):
-            before, requests, started, generation, method_length, uri_length, method, uri = _RECORD.unpack_from(
-                self._page, offset
-            )
-            (after,) = _SEQUENCE.unpack_from(self._page, offset)
-            if before == after and before % 2 == 0:
+            (before,) = _SEQUENCE.unpack_from(page, offset)
+            record = page[offset : offset + _WHOLE.size]
+            if before % 2 == 0 and _SEQUENCE.unpack_from(page, offset)[0] == before:
                 break
+        _, requests, started, extension, waited, length, generation, method_length, uri_length, method, uri = (
+            _WHOLE.unpack(record)
+        )
         return SlotRecord(
-            requests=requests,
+            requests=requests if requests < BELIEVABLE else 0,
             started=started,
             generation=generation,
-            method=method[: min(method_length, _METHOD_ROOM)].decode("latin-1"),
-            uri=uri[: min(uri_length, _URI_ROOM)].decode("latin-1"),
+            method=method[:method_length].decode("latin-1"),
+            uri=uri[:uri_length].decode("latin-1"),
+            extension=extension,
+            waited=waited if 0.0 <= waited < LONGEST else None,
+            length=length if 0 <= length < BELIEVABLE else None,
         )
+
+    def deadline(self, slot: int) -> tuple[int, float, float] | None:
+        """Number and start of a slot's request, and its extension; None while the record is being rewritten.
+
+        As `read`, at a quarter of the price: for a look at all busy workers, several times a second.
+        """
+        offset = self._states_room + slot * _RECORD_SIZE
+        before, number, started, extension = _DEADLINE.unpack_from(self._page, offset)
+        if before % 2 or _SEQUENCE.unpack_from(self._page, offset)[0] != before:
+            return None
+        return number, started, extension
+
+    def counters(self, slot: int) -> tuple[int, ...]:
+        """A slot's counters, as its workers counted (`prefork.policy.model` names them); 0 for one beyond belief."""
+        return counted(_COUNTERS.unpack_from(self._page, self._states_room + slot * _RECORD_SIZE + _COUNTERS_AT))
+
+    def total(self, counter: int) -> int:
+        """One counter of all slots, by all workers there ever were."""
+        before = _COUNTERS_AT + counter * _NUMBER.size
+        one = struct.Struct(f"<{before}xQ{_RECORD_SIZE - before - _NUMBER.size}x")
+        with memoryview(self._page) as page, page[self._states_room :] as records:
+            return sum(count for (count,) in one.iter_unpack(records) if count < BELIEVABLE)
 
     def total_requests(self) -> int:
         """Requests begun in all slots, by all workers there ever were."""
         with memoryview(self._page) as page, page[self._states_room :] as records:
-            return sum(requests for (requests,) in _REQUESTS.iter_unpack(records))
+            return sum(requests for (requests,) in _REQUESTS.iter_unpack(records) if requests < BELIEVABLE)
 
-    def close(self) -> None:
-        """Give the page back; workers keep theirs."""
-        self._page.close()
-        os.close(self.descriptor)
+    def account(self, slot: int) -> Account:
+        """What the requests of a slot came to, by all workers it ever had."""
+        at = self._states_room + slot * _RECORD_SIZE + _ACCOUNT_AT
+        received, sent, _, last = _ACCOUNT.unpack_from(self._page, at)
+        return Account(
+            received if received < BELIEVABLE else 0,
+            sent if sent < BELIEVABLE else 0,
+            last if 0.0 <= last < LONGEST else 0.0,
+        )
 
-
-class ControlPage:
-    """What the master tells all workers of a pool without waking any of them."""
-
-    def __init__(self, slots: int) -> None:
-        self.descriptor = _memfd("prefork-control", _CONTROL_HEADER + slots)
-        self._page = mmap.mmap(self.descriptor, 0)
-        _seal(self.descriptor, _F_SEAL_FUTURE_WRITE)
-
-    def arm_doorbell(self, armed: bool) -> None:
-        """Ask the worker that takes the last idle slot to ring. Arm first, then look: a hint, not a promise."""
-        self._page[0] = armed
-
-    def renew_logs(self) -> None:
-        """Tell all workers that logs were opened anew, after the descriptors were sent to them."""
-        self._page[1] = (self._page[1] + 1) % 256
-
-    def retire(self, slot: int, retire: bool) -> None:
-        """Tell the worker in a slot to leave before its next accept(2), or clear that for the next worker."""
-        self._page[_CONTROL_HEADER + slot] = retire
+    def totals(self) -> Totals:
+        """All that is counted, of all slots, in one go."""
+        with memoryview(self._page) as page:
+            end = self._states_room + max(1, self._used) * _RECORD_SIZE
+            with page[self._states_room : end] as records:
+                columns = list(zip(*_TOTALS.iter_unpack(records), strict=True))
+        counts = [sum(counted(column)) for column in (*columns[:19], *columns[21:])]
+        ran, waited = (sum(map(in_seconds, column)) for column in columns[19:21])
+        return Totals(
+            requests=counts[0],
+            counters=tuple(counts[1:17]),
+            received=counts[17],
+            sent=counts[18],
+            ran=tuple(counts[19 : 19 + _BUCKETS]),
+            ran_seconds=ran,
+            waited=tuple(counts[19 + _BUCKETS :]),
+            waited_seconds=waited,
+        )
 
     def close(self) -> None:
         """Give the page back; workers keep theirs."""
@@ -153,6 +191,8 @@ class ControlPage:
 
 class Slot:
     """A worker's own slot, and its view of the control page.
+
+    ``requests`` are those begun in this slot, by this worker and those before it.
 
     The only writer of that slot. Every method is a few stores into shared memory: no system call, except the
     eventfd write when the doorbell rings.
@@ -169,16 +209,35 @@ class Slot:
         self._idle = idle
         self._idle_byte = bytes((idle,))
         self._generation = generation
-        self._offset = -(-slots // 64) * 64 + number * _RECORD_SIZE
-        sequence, requests = struct.unpack_from("<QQ", self._page, self._offset)
+        self._offset = rows(slots) + number * _RECORD_SIZE
+        self._word = self._offset // 8
+        self._dump_at = CONTROL_HEADER + rows(slots) + number
+        self._timeout_at = CONTROL_HEADER + 2 * rows(slots) + number * _NUMBER.size
+        self._counts = memoryview(self._page).cast("Q")
+        self._sums = memoryview(self._page).cast("d")
+        sequence, requests = struct.unpack_from("@QQ", self._page, self._offset)
         # Whatever the last one left: a count that cannot be true must not overflow its field in our hands.
-        self._sequence: int = (sequence + sequence % 2) % _BELIEVABLE
-        self._requests: int = requests % _BELIEVABLE
+        # The first record then ends in a carry, and writes all bytes of the sequence.
+        self._sequence: int = (sequence % BELIEVABLE | 0xFF) - 1
+        self.requests: int = requests if requests < BELIEVABLE else 0
+        self._method = ""  # the last one, and as it is written
+        self._method_bytes = b""
+        self._counters: list[int] = list(counted(_COUNTERS.unpack_from(self._page, self._offset + _COUNTERS_AT)))
+        received, sent, ran, _, waited, *counts = _ENTIRE_ACCOUNT.unpack_from(self._page, self._offset + _ACCOUNT_AT)
+        self._received: int
+        self._sent: int
+        self._received, self._sent = counted((received, sent))
+        self._ran_seconds: float = in_seconds(ran)
+        self._waited_seconds: float = in_seconds(waited)
+        self._ran: list[int] = list(counted(counts[:_BUCKETS]))
+        self._waited: list[int] = list(counted(counts[_BUCKETS:]))
+        self._clear_account()
+        self._extension = 0.0
 
     @property
     def retire(self) -> bool:
         """Whether the master wants this worker to leave before its next accept(2)."""
-        return self._control[_CONTROL_HEADER + self.number] != 0
+        return self._control[CONTROL_HEADER + self.number] != 0
 
     @property
     def log_epoch(self) -> int:
@@ -186,9 +245,25 @@ class Slot:
         return self._control[1]
 
     @property
-    def requests(self) -> int:
-        """Requests begun in this slot, by this worker and those before it."""
-        return self._requests
+    def waiting(self) -> bool:
+        """Whether connections wait in the listen queue."""
+        return self._control[2] != 0
+
+    @property
+    def tap(self) -> int:
+        """How somebody looks at the traffic (`prefork.system.tap`); 0: nobody does."""
+        return self._control[3]
+
+    @property
+    def dump(self) -> int:
+        """Changes whenever the master wants to see this worker's stack."""
+        return self._control[self._dump_at]
+
+    @property
+    def timeout(self) -> int:
+        """The number of the request that must stop; 0: none."""
+        number: int = _NUMBER.unpack_from(self._control, self._timeout_at)[0]
+        return number
 
     def enter(self, state: int) -> None:
         """Publish what this worker does now."""
@@ -203,36 +278,114 @@ class Slot:
             except BlockingIOError:
                 pass  # it rings already, as often as an eventfd can count
 
-    def begin(self, state: int, method: str, uri: str, now: float) -> None:
-        """Publish that a request begins: what, and when (monotonic seconds). Over-long text is cut."""
-        self._requests += 1
-        self._sequence += 2
-        method_bytes = method.encode("latin-1", "replace")
+    def begin(self, state: int, method: str, uri: str, now: float, waited: float = _UNKNOWN, length: int = -1) -> None:
+        """Publish that a request begins: what, and when (monotonic seconds). Over-long text is cut.
+
+        ``waited`` are the seconds that it had to wait for that, ``length`` the bytes of its body; negative if unknown.
+        """
+        self.requests += 1
+        self._extension = 0.0
+        if method != self._method:
+            self._method = method
+            self._method_bytes = method.encode("latin-1", "replace")[:_METHOD_ROOM]
+        method_bytes = self._method_bytes
         uri_bytes = uri.encode("latin-1", "replace")
+        if len(uri_bytes) > _URI_ROOM:
+            uri_bytes = uri_bytes[:_URI_ROOM]
         page = self._page
+        at = self._offset
+        last = self._sequence & 0xFF
+        self._sequence += 2
         # Odd while the record changes, even again when it is whole: a reader that saw the same even number
         # before and after has not read a torn record. (x86 keeps the stores in order; elsewhere a torn record
-        # is shown now and then, which is all that can come of it.)
-        _SEQUENCE.pack_into(page, self._offset, self._sequence - 1)
-        _RECORD.pack_into(
+        # is shown now and then, which is all that can come of it.) The lowest byte is enough but for a carry.
+        page[at + _LOWEST_BYTE] = last + 1
+        self._counts[self._word + _REQUESTS_AT // 8] = self.requests
+        _BEGUN.pack_into(
             page,
-            self._offset,
-            self._sequence - 1,
-            self._requests,
+            at + _BEGUN_AT,
             now,
+            waited,
+            length,
             self._generation,
-            min(len(method_bytes), _METHOD_ROOM),
-            min(len(uri_bytes), _URI_ROOM),
+            len(method_bytes),
+            len(uri_bytes),
             method_bytes,
             uri_bytes,
         )
-        _SEQUENCE.pack_into(page, self._offset, self._sequence)
+        if last < 0xFE:
+            page[at + _LOWEST_BYTE] = last + 2
+        else:
+            self._counts[at // 8] = self._sequence
         page[self.number] = state
+
+    def extend(self, seconds: float) -> None:
+        """Publish that the request at hand may take so much longer, on top of what it may already."""
+        self._extension += seconds
+        self._sums[(self._offset + _EXTENSION_AT) // 8] = self._extension
+
+    @property
+    def extension(self) -> float:
+        """How much longer the request at hand may take, all together."""
+        return self._extension
+
+    def count(self, counter: int) -> None:
+        """Count one more of something (`prefork.policy.model` names the counters)."""
+        self._counters[counter] += 1
+        self._counts[(self._offset + _COUNTERS_AT) // 8 + counter] = self._counters[counter]
+
+    def finish(self, seconds: float, received: int, sent: int) -> None:
+        """Put a request that was run into the account: how long that took, and the bytes of its bodies."""
+        bucket = 0 if seconds <= _SHORTEST else _bucket(seconds)
+        count = self._ran[bucket] + 1
+        self._ran[bucket] = count
+        word = self._word
+        self._counts[word + _RAN_COUNTS_AT // 8 + bucket] = count
+        self._ran_seconds += seconds
+        sums = self._sums
+        sums[word + _RAN_AT // 8] = self._ran_seconds
+        sums[word + _LAST_AT // 8] = seconds
+        if received or sent:
+            self.move(received, sent)
+
+    def move(self, received: int, sent: int) -> None:
+        """Put bytes of bodies into the account."""
+        if received:
+            self._received += received
+            self._counts[self._word + _ACCOUNT_AT // 8] = self._received
+        if sent:
+            self._sent += sent
+            self._counts[self._word + _SENT_AT // 8] = self._sent
+
+    def wait(self, seconds: float) -> None:
+        """Put into the account how long a request had waited for a worker, run or not; negative if that is unknown."""
+        if seconds < 0.0:
+            return
+        bucket = _bucket(seconds)
+        count = self._waited[bucket] + 1
+        self._waited[bucket] = count
+        self._counts[(self._offset + _WAITED_COUNTS_AT) // 8 + bucket] = count
+        self._waited_seconds += seconds
+        self._sums[(self._offset + _WAITED_AT) // 8] = self._waited_seconds
+
+    def _clear_account(self) -> None:
+        """Say what is believed of the account that was found; the last request was another worker's."""
+        at = (self._offset + _ACCOUNT_AT) // 8
+        for index, number in enumerate((self._received, self._sent)):
+            self._counts[at + index] = number
+        for index, seconds in enumerate((self._ran_seconds, 0.0, self._waited_seconds), 2):
+            self._sums[at + index] = seconds
+        for index, count in enumerate((*self._ran, *self._waited), 5):
+            self._counts[at + index] = count
 
     def forget(self) -> None:
         """Unmap both pages and go on writing to a private one: in a child that the application forked."""
         size = len(self._page)
+        self._counts.release()
+        self._sums.release()
         self._page.close()
         self._control.close()
         self._page = mmap.mmap(-1, size)
-        self._control = mmap.mmap(-1, _CONTROL_HEADER + self._slots)
+        self._counts = memoryview(self._page).cast("Q")
+        self._sums = memoryview(self._page).cast("d")
+        self._control = mmap.mmap(-1, control_size(self._slots))

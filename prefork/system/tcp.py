@@ -23,8 +23,9 @@ from prefork.system.address import Address
 from prefork.system.probe import describe_pid, find_holder
 from prefork.system.sockdiag import QueueReading
 
-__all__ = ["bind_port", "in_use", "is_loopback", "no_delay", "queue", "refuse_new"]
+__all__ = ["bind_port", "in_use", "is_loopback", "is_the_host", "no_delay", "overlaps", "queue", "refuse_new"]
 
+_ANY: Final = {"0.0.0.0", "::"}
 _LISTENS: Final = "0A"  # TCP_LISTEN, net/tcp_states.h, as in the column st of /proc/net/tcp
 _SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
 # struct tcp_info, linux/tcp.h. Of a listener, tcpi_unacked is its queue and tcpi_sacked the limit of that.
@@ -58,14 +59,34 @@ def _resolve(address: Address) -> tuple[int, Any, tuple[str, ...]]:
         found = socket.getaddrinfo(
             address.name, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )
-    except socket.gaierror as problem:
+    except (socket.gaierror, UnicodeError) as problem:  # the latter for a label that is too long, or empty
+        why = problem.strerror if isinstance(problem, socket.gaierror) else "no possible name"
         raise ConfigurationError(
-            f"socket {address}: {address.name} cannot be resolved ({problem.strerror}): name an address of this machine"
+            f"socket {address}: {address.name} cannot be resolved ({why}): name an address of this machine"
         ) from None
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     names = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     others = f"{address.name} has other addresses, which are not served: {', '.join(names[1:])}"
     return found[0][0], found[0][4], (others,) if names[1:] else ()
+
+
+def is_the_host(bound: socket.socket, address: Address) -> bool:
+    """Whether a socket is bound to what the host of an address comes to; False if it comes to nothing."""
+    try:
+        family, name, _ = _resolve(address)
+    except ConfigurationError:
+        return False
+    return bool(family == bound.family and name[0] == bound.getsockname()[0])
+
+
+def overlaps(bound: socket.socket, address: Address) -> bool:
+    """Whether a socket that listens keeps others from the port of an address; False if that cannot be resolved."""
+    try:
+        family, name, _ = _resolve(address)
+    except ConfigurationError:
+        return False
+    host, port = bound.getsockname()[:2]
+    return bool(family == bound.family and port == address.port and (name[0] == host or _ANY & {name[0], host}))
 
 
 def _explain(address: Address, name: Any, problem: OSError) -> Exception:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, final
 
+from prefork.system.zone import in_zone, show_time
+
 __all__ = ["CLIENTS", "CONSTANT", "MAY_BE_EMPTY", "OURS", "Entry", "Getter"]
 __all__ += ["escape", "is_plain", "readable", "variable_of"]
 
@@ -89,16 +91,14 @@ class Entry:
         return self.uri.partition("?")[0]
 
     def begun(self) -> str:
-        """The usual time of an access log, made once a second."""
+        """The usual time of an access log, in the server's zone; made once a second."""
         second = int(self.began)
         if second != self._second:
-            now = time.localtime(second)
-            offset = abs(now.tm_gmtoff) // 60
-            sign = "-" if now.tm_gmtoff < 0 else "+"
+            now = in_zone(second)
             self._second = second
             self._shown = (
-                f"{now.tm_mday:02d}/{_MONTHS[now.tm_mon - 1]}/{now.tm_year}:"
-                f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d} {sign}{offset // 60:02d}{offset % 60:02d}"
+                f"{now.day:02d}/{_MONTHS[now.month - 1]}/{now.year}:"
+                f"{now.hour:02d}:{now.minute:02d}:{now.second:02d} {now.strftime('%z')}"
             )
         return self._shown
 
@@ -159,7 +159,7 @@ def _whole_seconds(entry: Entry, argument: str) -> str:
 
 
 def _begun(entry: Entry, argument: str) -> str:
-    return time.strftime(argument, time.localtime(entry.began)) if argument else entry.begun()
+    return show_time(entry.began, argument) if argument else entry.begun()
 
 
 def _begun_bracketed(entry: Entry, argument: str) -> str:
@@ -167,7 +167,7 @@ def _begun_bracketed(entry: Entry, argument: str) -> str:
 
 
 def _written(entry: Entry, argument: str) -> str:
-    return time.strftime(argument or "%d/%b/%Y:%H:%M:%S %z", time.localtime(entry.began + entry.seconds))
+    return show_time(entry.began + entry.seconds, argument or "%d/%b/%Y:%H:%M:%S %z")
 
 
 def _cpu(entry: Entry, argument: str) -> str:

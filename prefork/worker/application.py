@@ -17,13 +17,26 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
+from prefork import hooks
 from prefork.errors import ApplicationError
 
-__all__ = ["Application", "Leftovers", "enter", "leftovers", "load", "warm_up"]
+__all__ = [
+    "Application",
+    "Leftovers",
+    "describe",
+    "enter",
+    "import_module",
+    "leftovers",
+    "load",
+    "own_traceback",
+    "unwelcome",
+    "warm_up",
+]
 
 _ABSENT: Final = object()
+_OURS: Final = os.path.dirname(__file__) + os.sep
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -48,7 +61,7 @@ def load(name: str) -> Application:
     Raises ApplicationError.
     """
     module_name, colon, attribute = name.partition(":")
-    module = _import(module_name, name)
+    module = import_module(module_name, name)
     if not colon:
         return _first_of(module, ("application", "app"), name)
     if attribute.endswith("()"):
@@ -56,12 +69,13 @@ def load(name: str) -> Application:
         try:
             made = factory()
         except BaseException as error:  # noqa: BLE001 - whatever the application raises, even SystemExit
-            raise ApplicationError(f"{name}: the factory raised {_what(error)}", _own_traceback(error)) from None
+            raise ApplicationError(f"{name}: the factory raised {describe(error)}", own_traceback(error)) from None
         return _callable(made, f"{name} returned")
     return _callable(_attribute(module, attribute, name), f"{name} is")
 
 
-def _import(module_name: str, name: str) -> Any:
+def import_module(module_name: str, name: str) -> Any:
+    """A module of the application; ``name`` is what messages call it. Raises ApplicationError."""
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise ApplicationError(
             f"{name}: {module_name!r} is not the name of a module; write it as in an import statement, "
@@ -74,11 +88,20 @@ def _import(module_name: str, name: str) -> Any:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise ApplicationError(
                 f"{name}: there is no module {error.name!r} in {os.getcwd()} or elsewhere on sys.path; "
-                "check the name, or name the directory with --chdir or --pythonpath"
+                + (_spelled_with_dots(name) or "check the name, or name the directory with --chdir or --pythonpath")
             ) from None
-        raise ApplicationError(f"{name}: importing it raised {_what(error)}", _own_traceback(error)) from None
+        raise ApplicationError(f"{name}: importing it raised {describe(error)}", own_traceback(error)) from None
     except BaseException as error:  # noqa: BLE001 - whatever the application raises, even SystemExit
-        raise ApplicationError(f"{name}: importing it raised {_what(error)}", _own_traceback(error)) from None
+        raise ApplicationError(f"{name}: importing it raised {describe(error)}", own_traceback(error)) from None
+
+
+def _spelled_with_dots(name: str) -> str:
+    """What "mysite.wsgi.application", as Django writes WSGI_APPLICATION, was to mean; "" if it is no such name."""
+    module_name, dot, attribute = name.rpartition(".")
+    module = sys.modules.get(module_name)  # its import is what was tried first
+    if not dot or ":" in name or not callable(getattr(module, attribute, None)):
+        return ""
+    return f"did you mean {module_name}:{attribute}?"
 
 
 def _attribute(module: Any, path: str, name: str) -> Any:
@@ -99,7 +122,7 @@ def _look_up(found: Any, part: str, name: str) -> Any:
     except AttributeError:
         return _ABSENT
     except BaseException as error:  # noqa: BLE001 - a module's own __getattr__ (PEP 562) is the application's code
-        raise ApplicationError(f"{name}: looking up {part!r} raised {_what(error)}", _own_traceback(error)) from None
+        raise ApplicationError(f"{name}: looking up {part!r} raised {describe(error)}", own_traceback(error)) from None
 
 
 def _first_of(module: Any, names: Sequence[str], name: str) -> Application:
@@ -122,7 +145,8 @@ def _article(word: str) -> str:
     return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
 
 
-def _what(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """An exception in a few words: its class and its text."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - an exception class of the application whose own text fails
@@ -130,7 +154,7 @@ def _what(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _own_traceback(error: BaseException) -> str:
+def own_traceback(error: BaseException) -> str:
     """The traceback from the application's first frame on: ours and the import system's say nothing to its author."""
     trace: TracebackType | None = error.__traceback__
     while trace is not None and _not_theirs(trace.tb_frame.f_code.co_filename):
@@ -139,7 +163,8 @@ def _own_traceback(error: BaseException) -> str:
 
 
 def _not_theirs(filename: str) -> bool:
-    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
+    # A compiled module names its file as the compiler was given it.
+    return filename == importlib.__file__ or filename.startswith((_OURS, "prefork/worker/", "<frozen importlib"))
 
 
 class Leftovers:
@@ -192,12 +217,14 @@ def _peer_name(peer: Any) -> str:
     return peer if isinstance(peer, str) else f"{peer[0]}:{peer[1]}"
 
 
-def warm_up(application: Application, path: str) -> str:
+def warm_up(application: Application, path: str, *, agent: str = "prefork-warmup", errors: TextIO | None = None) -> str:
     """Request a path of the application in this process; returns the status line.
 
-    Raises whatever the application raises.
+    ``errors`` is what it gets as wsgi.errors, standard error if none is given; ``agent`` tells it who asks. Raises
+    whatever the application raises.
     """
     statuses: list[str] = []
+    afterwards: list[Callable[[], Any]] = []
 
     def start_response(status: str, _headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         if exc_info is not None and exc_info[1] is not None:
@@ -205,6 +232,30 @@ def warm_up(application: Application, path: str) -> str:
         statuses.append(status)
         return lambda _data: None
 
+    hooks.lend(afterwards.append, _extend)
+    try:
+        _request(application, path, agent, sys.stderr if errors is None else errors, start_response)
+        for call in afterwards:
+            call()
+    finally:
+        hooks.lend(None, None)
+    return statuses[-1] if statuses else "no status"
+
+
+def unwelcome(status: str) -> str:
+    """Why an application may answer `warm_up` so and nobody else; "" if nothing is known."""
+    if status[:3] != "400":
+        return ""
+    return "asked with Host: localhost; an application that checks the host, as Django by ALLOWED_HOSTS, must allow it"
+
+
+def _extend(_seconds: float) -> None:
+    """No limit ends a request of our own; the time to start is what it has."""
+
+
+def _request(
+    application: Application, path: str, agent: str, errors: TextIO, start_response: Callable[..., Any]
+) -> None:
     path, _, query = path.partition("?")
     result = application(
         {
@@ -216,15 +267,17 @@ def warm_up(application: Application, path: str) -> str:
             "SERVER_PORT": "80",
             "SERVER_PROTOCOL": "HTTP/1.1",
             "HTTP_HOST": "localhost",
-            "HTTP_USER_AGENT": "prefork-warmup",
+            "HTTP_USER_AGENT": agent,
             "REMOTE_ADDR": "127.0.0.1",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
             "wsgi.input": io.BytesIO(),
-            "wsgi.errors": sys.stderr,
+            "wsgi.errors": errors,
             "wsgi.multithread": False,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
+            "prefork.after_response": hooks.after_response,
+            "prefork.extend_deadline": hooks.extend_deadline,
         },
         start_response,
     )
@@ -235,4 +288,3 @@ def warm_up(application: Application, path: str) -> str:
         close = getattr(result, "close", None)
         if close is not None:
             close()
-    return statuses[-1] if statuses else "no status"

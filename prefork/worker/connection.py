@@ -2,6 +2,8 @@
 
 * Reads and writes are tried first (``MSG_DONTWAIT``) and waited for only when that fails: a small request and its
   small response cost one recv(2) and one send(2), and no clock is read for them.
+* Only waiting for the client counts against its time (`Pace`): what an application takes between two writes is not
+  the client's slowness.
 * Writes never raise SIGPIPE (``MSG_NOSIGNAL``): an application may have reset that signal.
 * A `Connection` belongs to a descriptor *number* and is used again for the next connection that gets this number
   (accept(2) returns the lowest free one, nearly always the same), because a new socket object costs a getsockname(2).
@@ -16,14 +18,19 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
 from typing import Any, Final, final
 
-from prefork.errors import ClientDisconnected
-from prefork.policy.model import RUNNING, WRITING
+from prefork.errors import ClientDisconnected, RequestTimeout
+from prefork.policy.model import CLIENT_TIMEOUTS, RUNNING, WRITING
+from prefork.policy.pace import Pace
 from prefork.system.scoreboard import Slot
+from prefork.system.untaken import untaken
 
-__all__ = ["DRAIN_BYTES", "DRAIN_SECONDS", "Connection", "Peer"]
+__all__ = ["AGAIN", "DRAIN_BYTES", "DRAIN_SECONDS", "Connection"]
+
+AGAIN: Final = 0.9
+"""Seconds after which an application that went on after a `RequestTimeout` gets the next; the master signals it once a
+second."""
 
 # Twice the largest STDIN record of nginx (32 KiB), and the largest record of all with its header.
 _RECEIVE_SIZE: Final = 65_552
@@ -38,9 +45,17 @@ _SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 DRAIN_SECONDS: Final = 2.0
 DRAIN_BYTES: Final = 67_108_864
 
+# A client that makes room for more of its response within this time is not slow: nothing is measured and no clock is
+# read. Of one that is too slow, and still takes some, no more often than this is asked how much.
+_GLANCE: Final = 0.25  # seconds
+
+_GONE: Final = select.POLLHUP | select.POLLERR
+
 _UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
 
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger, socket(7): on, no seconds
+
+_CLOSED: Final = "the connection is closed"
 
 # What a descriptor that the application closed, or closed and used again, answers.
 _STOLEN: Final = (errno.EBADF, errno.ENOTSOCK)
@@ -48,17 +63,32 @@ _STOLEN: Final = (errno.EBADF, errno.ENOTSOCK)
 
 @final
 class Connection:
-    """The connections that have one descriptor number, one after the other."""
+    """The connections that have one descriptor number, one after the other.
 
-    def __init__(self, descriptor: int, slot: Slot, write_timeout: float) -> None:
+    ``timed_out`` says that the peer was too slow in sending, ``stalled`` that it was too slow in receiving, which
+    ``complaint`` tells in words. ``until`` is when the request at hand must be over (monotonic seconds; 0: never): a
+    wait for its body or for room for its response that lasts so long raises `RequestTimeout`. Whoever sets it takes it
+    back when the application has ended. ``overdue`` is the last one that was raised; from then on, ``until`` is
+    `AGAIN` seconds later.
+    """
+
+    def __init__(self, descriptor: int, slot: Slot, write_timeout: float, write_min_rate: int = 0) -> None:
         self.descriptor = descriptor
         self.serial = 0  # which connection of this number it is
         self.open = False
         self.timed_out = False
+        self.stalled = False
+        self.complaint = ""
         self.stolen = False
         self.unending = False
+        self.until = 0.0
+        self.overdue: RequestTimeout | None = None
         self._slot = slot
         self._write_timeout = write_timeout
+        self._write_min_rate = write_min_rate
+        self._glance = min(_GLANCE, write_timeout / 4)
+        self._output: Pace | None = None
+        self._output_serial = 0  # whose pace that is
         self._socket = socket.socket(fileno=descriptor)
         # An application's socket.setdefaulttimeout() would put a poll(2) before every call.
         self._socket.settimeout(None)
@@ -70,14 +100,19 @@ class Connection:
         self._deadline = 0.0
         self._blocking = True
 
-    def begin(self) -> None:
-        """A new connection has this number now."""
+    def begin(self, patience: float = 0.0) -> None:
+        """A new connection has this number now; see `allow`."""
         self.serial += 1
         self.open = True
         self.timed_out = False
+        self.stalled = False
         self.stolen = False
         self.unending = False
+        self.until = 0.0
+        self.overdue = None
         self._blocking = True
+        self._patience = patience
+        self._deadline = 0.0
 
     def forget(self) -> None:
         """Let go of the number without closing it: it may be somebody else's by now."""
@@ -92,10 +127,16 @@ class Connection:
     def receive(self) -> bytes:
         """What the peer sent; ``b""`` when it will send no more. Raises `ClientDisconnected`."""
         while True:
-            data = self.receive_now()
-            if data is not None:
-                return data
-            self._wait_for_input()
+            if not self.open:
+                raise ClientDisconnected(_CLOSED)
+            try:
+                data: bytes = self._socket.recv(_RECEIVE_SIZE, _RECEIVE_FLAGS)
+            except BlockingIOError:
+                self._wait_for_input()
+                continue
+            except OSError as error:
+                raise self._lost(error) from error
+            return data
 
     def receive_now(self) -> bytes | None:
         """As `receive`, but None instead of waiting."""
@@ -115,12 +156,55 @@ class Connection:
             self.timed_out = True
             raise ClientDisconnected(f"the client sent nothing for {self._patience:g} s")
 
+    def receive_body(self, pace: Pace) -> bytes:
+        """As `receive`, but the client may take as long as its pace allows. Raises `RequestTimeout`, too."""
+        while True:
+            data = self.receive_now()
+            if data is not None:
+                pace.moved(len(data))
+                return data
+            if not self._wait(self._readable, pace, pace.left):  # nothing, and nothing has moved meanwhile
+                if not self.timed_out:
+                    self.timed_out = True
+                    self._slot.count(CLIENT_TIMEOUTS)
+                sent = "nothing" if pace.stands_still else f"less than {pace.min_rate} bytes a second"
+                raise ClientDisconnected(f"the client sent {sent} of its body and is {pace.timeout:g} s behind")
+
+    def _wait(self, poll: select.poll, pace: Pace, seconds: float) -> bool:
+        """Wait for the client; False if that was in vain. Raises `RequestTimeout` when the request's time is over."""
+        began = time.monotonic()
+        until = self.until
+        bounded = 0.0 < until < began + seconds
+        if bounded:
+            seconds = until - began
+        seconds = max(0.0, seconds)
+        ready = poll.poll(seconds * 1000)
+        # That this process was stopped, or had no processor, is not the client's fault.
+        pace.waited(min(time.monotonic() - began, seconds))
+        if ready:
+            return True
+        if bounded:
+            raise self.time_out("the request took longer than it may (request_timeout), waiting for its client")
+        return False
+
+    def time_out(self, reason: str) -> RequestTimeout:
+        """What to raise when the request's time is over; the application has a moment for its cleaning up."""
+        self.until = time.monotonic() + AGAIN
+        error = self.overdue = RequestTimeout(reason)
+        return error
+
     def send(self, buffers: list[bytes | memoryview], size: int) -> None:
         """Send all of the buffers, ``size`` bytes or a little more. Raises `ClientDisconnected`."""
-        self._check_open()
+        if not self.open:
+            raise ClientDisconnected(_CLOSED)
         if size <= _JOIN_SIZE:
             data = b"".join(buffers)
-            sent = self._send_some(data)
+            try:
+                sent: int = self._socket.send(data, _SEND_FLAGS)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise self._lost(error) from error
             if sent == len(data):
                 return
             buffers = [memoryview(data)[sent:]]
@@ -137,14 +221,6 @@ class Connection:
                 buffers[first] = memoryview(buffers[first])[sent:]
             self._wait_for_room()
 
-    def _send_some(self, data: bytes) -> int:
-        try:
-            return self._socket.send(data, _SEND_FLAGS)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise self._lost(error) from error
-
     def _send_list(self, buffers: list[bytes | memoryview]) -> int:
         try:
             return self._socket.sendmsg(buffers, (), _SEND_FLAGS)
@@ -156,11 +232,41 @@ class Connection:
     def _wait_for_room(self) -> None:
         """Wait until the peer has taken something; the master sees this worker as writing meanwhile."""
         self._slot.enter(WRITING)
-        ready = self._writable.poll(self._write_timeout * 1000)
-        self._slot.enter(RUNNING)
-        if not ready:
-            self.timed_out = True
-            raise ClientDisconnected(f"the client took nothing of the response for {self._write_timeout:g} s")
+        try:
+            glance = self._glance
+            if self.until:
+                glance = max(0.0, min(glance, self.until - time.monotonic()))
+            if not self._writable.poll(glance * 1000):
+                self._wait_for_slow_peer(glance)
+        finally:
+            self._slot.enter(RUNNING)
+
+    def _wait_for_slow_peer(self, waited: float) -> None:
+        pace = self._output
+        if pace is None or self._output_serial != self.serial:
+            pace = self._output = Pace(self._write_timeout, self._write_min_rate)
+            self._output_serial = self.serial
+        pace.waited(waited)
+        left = self._untaken()
+        while not self._wait(self._writable, pace, max(pace.left, self._glance)):
+            before, left = left, self._untaken()
+            pace.moved(before - left)
+            if pace.left <= 0.0:
+                self._give_up(pace)
+        pace.moved(left - self._untaken())
+
+    def _untaken(self) -> int:
+        try:
+            return untaken(self._socket)
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def _give_up(self, pace: Pace) -> None:
+        self.stalled = True
+        self._slot.count(CLIENT_TIMEOUTS)
+        taken = "nothing" if pace.stands_still else f"less than {pace.min_rate} bytes a second"
+        self.complaint = f"the client took {taken} of the response and is {pace.timeout:g} s behind"
+        raise ClientDisconnected(self.complaint)
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int:
         """Send a piece of a file by sendfile(2); returns how much of it could be read. Raises `ClientDisconnected`.
@@ -188,6 +294,14 @@ class Connection:
                 break
             done += sent
         return done
+
+    def is_abandoned(self) -> bool:
+        """Whether the peer has closed the connection; one that only ended its own sending has not.
+
+        On TCP the two cannot be told apart, and the answer is no, unless the peer reset the connection.
+        """
+        ready = self._readable.poll(0)
+        return len(ready) > 0 and ready[0][1] & _GONE != 0
 
     def wait_for_close(self, seconds: float) -> bytes:
         """Give the peer time to close; what it sent instead, or ``b""``."""
@@ -226,6 +340,13 @@ class Connection:
         pid, uid, gid = _UCRED.unpack(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         return pid, uid, gid
 
+    def peer_name(self) -> str:
+        """Address and port of the other end of a TCP connection; empty for a Unix one. Raises OSError."""
+        if self._socket.family == socket.AF_UNIX:
+            return ""
+        name: Any = self._socket.getpeername()
+        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
     def close(self) -> None:
         """Close the descriptor, once, and only while it is still ours."""
         if self.open:
@@ -248,7 +369,7 @@ class Connection:
 
     def _check_open(self) -> None:
         if not self.open:
-            raise ClientDisconnected("the connection is closed")
+            raise ClientDisconnected(_CLOSED)
 
     def _lost(self, error: OSError) -> ClientDisconnected:
         if error.errno in _STOLEN:
@@ -263,55 +384,3 @@ def _read_at(descriptor: int, size: int, offset: int) -> bytes:
         return os.pread(descriptor, size, offset)
     except OSError:
         return b""
-
-
-@final
-class Peer:
-    """``environ["prefork.peer"]``: the process at the other end, normally nginx. Asked for when first used.
-
-    Has ``pid``, ``uid`` and ``gid``, and is a sequence of the three. Raises `ClientDisconnected` when it is used for
-    the first time after the connection was closed.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._serial = connection.serial
-        self._known: tuple[int, int, int] | None = None
-
-    def _ask(self) -> tuple[int, int, int]:
-        known = self._known
-        if known is None:
-            if self._serial != self._connection.serial:
-                raise ClientDisconnected("the connection is closed")
-            known = self._known = self._connection.credentials()
-        return known
-
-    @property
-    def pid(self) -> int:
-        """The process that called connect(2), as this process's pid namespace knows it (0: not at all)."""
-        return self._ask()[0]
-
-    @property
-    def uid(self) -> int:
-        """Its effective user at that moment."""
-        return self._ask()[1]
-
-    @property
-    def gid(self) -> int:
-        """Its effective group at that moment."""
-        return self._ask()[2]
-
-    def __len__(self) -> int:
-        return 3
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._ask()[index]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._ask())
-
-    def __repr__(self) -> str:
-        try:
-            return "Peer(pid={}, uid={}, gid={})".format(*self._ask())
-        except OSError:
-            return "Peer(closed)"

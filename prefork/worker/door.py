@@ -26,7 +26,11 @@ _MAX_KNOWN: Final = 1_024  # addresses whose verdicts are remembered
 
 @final
 class Door:
-    """The rules of one listener; of a Unix socket if none is given."""
+    """The rules of one listener; of a Unix socket if none is given.
+
+    ``by_first_byte`` says what a connection that begins with a byte will be served as; empty if it will not. With
+    ``is_guarded`` some who connect may not, which `admits` tells.
+    """
 
     def __init__(
         self,
@@ -39,8 +43,9 @@ class Door:
         self.speaks: tuple[str, ...] = (protocol,)
         if protocol == "auto":
             self.speaks = (detect.FASTCGI, detect.HTTP) if self.is_unix else (detect.HTTP,)
-        self._by_first_byte = [_served(first, self.speaks) for first in range(256)]
+        self.by_first_byte = [_served(first, self.speaks) for first in range(256)]
         self._allowed = _networks(allowed_addresses)
+        self.is_guarded = not self.is_unix and len(self._allowed) > 0
         self._believed = _networks([item for item in forwarded_allow if item not in (UNIX, _NOBODY)])
         self._admitted: dict[str, bool] = {}
         self._trusted: dict[str, bool] = {}
@@ -50,13 +55,9 @@ class Door:
             self._server = (str(name[0]), str(name[1]))
         self._unix_origin = Origin("", "", UNIX in forwarded_allow, "localhost", "")
 
-    def protocol(self, first: int) -> str:
-        """What a connection that begins with this byte will be served as; empty if it will not."""
-        return self._by_first_byte[first]
-
     def admits(self, address: Any) -> bool:
         """Whether a peer with this address, as accept(2) tells it, may connect."""
-        if self.is_unix or not self._allowed:
+        if not self.is_guarded:
             return True
         return _verdict(self._admitted, self._allowed, str(address[0]))
 

@@ -6,7 +6,7 @@
   answered with 500 and no details; later it makes the response visibly broken. Either way there is one log event.
 * An application that raises what is no `Exception` (SystemExit, KeyboardInterrupt, GeneratorExit), or that runs out of
   memory, may have left anything half done: it is answered like the others, but the worker takes no more
-  connections (`Exchange.leave`).
+  connections (`Exchange.leave`). So does one that took too long (`RequestTimeout`, answered with 504).
 * A connection that closes without having sent anything is a probe, and no event.
 
 The usual request costs accept(2), recv(2), send(2), close(2) and no other system call.
@@ -15,52 +15,39 @@ The usual request costs accept(2), recv(2), send(2), close(2) and no other syste
 from __future__ import annotations
 
 import os
-import re
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, final
 
 from prefork import hooks
-from prefork.errors import ClientDisconnected, ProtocolError
+from prefork.errors import ClientDisconnected, ProtocolError, RequestTimeout
 from prefork.policy.model import FINISHING, READING, RUNNING
 from prefork.protocol import codec, detect, fastcgi, http1
 from prefork.protocol.codec import Codec, HeadLimits, plain_text
+from prefork.protocol.fastcgi_params import CGI_VARIABLES, Decoder
 from prefork.protocol.request import Request
 from prefork.system.scoreboard import Slot
 from prefork.worker.accesslog import AccessLog
 from prefork.worker.clock import HttpDate
-from prefork.worker.connection import Connection, Peer
+from prefork.worker.connection import Connection
+from prefork.worker.deadline import Deadline
 from prefork.worker.door import Door
+from prefork.worker.environ import environ_of
 from prefork.worker.limbo import Limbo
-from prefork.worker.stream import Errors, FileWrapper, Input
+from prefork.worker.limits import Limits
+from prefork.worker.notes import Notes, stems_from
+from prefork.worker.peer import Peer
+from prefork.worker.queueing import QueueTime
+from prefork.worker.request_ids import RequestIds
+from prefork.worker.stream import Errors, Input
+from prefork.worker.tap import Tap
 from prefork.worker.transfer import BodyLimits, Transfer
 from prefork.worker.wsgi import Response, close_result
 
-__all__ = ["CLOSE_SECONDS", "Exchange", "Limits"]
+__all__ = ["CLOSE_SECONDS", "Exchange"]
 
 # How long a peer that keeps connections may take to close this one after its answer (nginx: 78 microseconds).
 CLOSE_SECONDS: Final = 0.2
-
-# What nginx's log calls a client that left before it was answered.
-_CLIENT_LEFT: Final = 499
-
-# An id that somebody else gave the request: what proxies and tracers make theirs of, and nothing that needs quoting.
-_GIVEN_ID: Final = re.compile(r"[0-9A-Za-z._~+/=:@-]{1,128}")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may ask of a worker: bytes and numbers, and seconds of waiting for its client."""
-
-    max_header_size: int = 65_536
-    max_header_count: int = 200
-    max_body_size: int | None = None
-    header_timeout: float = 10.0  # from the first wait to the end of the head
-    body_timeout: float = 30.0  # between two pieces
-    write_timeout: float = 30.0  # between two pieces
-    max_connections: int = 1  # what GET_VALUES answers for FCGI_MAX_CONNS: the pool's max_children
 
 
 @final
@@ -77,45 +64,46 @@ class Exchange:
         multiprocess: bool,
         door: Door | None = None,
         access_log: AccessLog | None = None,
+        tap: int = -1,
     ) -> None:
         self.leave = False
         self._application = application
         self._slot = slot
-        self._logger = logger
         self._limits = limits
         self._door = Door() if door is None else door
-        self._access_log = access_log
+        self._notes = Notes(slot, logger, access_log)
+        self._logs_access = access_log is not None
+        self._tap = Tap(slot, tap)
         self._request_id = ""  # of the request at hand, or the one just answered
         self._began = 0.0  # when the connection, then its request came; monotonic
         self._limbo = Limbo()
-        self._refused = 0  # connections from addresses that may not connect
         self._date = HttpDate().now
         self._head_limits = HeadLimits(limits.max_header_size, limits.max_header_count, limits.max_connections)
-        self._body_limits = BodyLimits(limits.max_body_size, limits.body_timeout)
-        self._errors = Errors(logger)
+        self._body_limits = BodyLimits(limits.max_body_size, limits.body_timeout, limits.body_min_rate)
+        self._queue = QueueTime(limits.queue_timeout)
+        self._skips = limits.skip_abandoned
+        self.deadline = Deadline(slot, limits.request_timeout)
+        self._errors = Errors(logger, self.deadline)
         self._connections: dict[int, Connection] = {}
         self._connection: Connection | None = None
         self._afterwards: list[Callable[[], Any]] = []
-        self._id_prefix = f"{os.getpid():x}-{time.time_ns() // 1_000_000:x}-"
-        self._count = 0
-        self._base: dict[str, Any] = {
-            "wsgi.version": (1, 0),
-            "wsgi.errors": self._errors,
-            "wsgi.multithread": False,
-            "wsgi.multiprocess": multiprocess,
-            "wsgi.run_once": False,
-            "wsgi.file_wrapper": FileWrapper,
-            "wsgi.input_terminated": True,
-            "prefork.after_response": self.after_response,
-            "prefork.worker_slot": slot.number,
-        }
-        hooks.lend(self.after_response)
+        self._ids = RequestIds()
+        self._base = environ_of(self._errors, self.after_response, self.deadline, slot.number, multiprocess)
+        if self._door.is_unix:
+            self._base["prefork.peer"] = None
+        self._decoder = Decoder(limits.max_header_count + CGI_VARIABLES, self._base)
+        hooks.lend(self.after_response, self.deadline.extend)
 
     def after_response(self, callable: Callable[[], Any]) -> None:
         """``environ["prefork.after_response"]``: see `prefork.hooks.after_response`."""
         if self._connection is None:
             raise RuntimeError("after_response() needs a request that is being served; there is none")
         self._afterwards.append(callable)
+
+    @property
+    def request_id(self) -> str:
+        """Of the request at hand, or the one just answered."""
+        return self._request_id
 
     def abandon(self) -> None:
         """In a process that the application forked: the client is the parent's, forget everything about it.
@@ -125,6 +113,7 @@ class Exchange:
         if self._connection is not None:
             self._connection.close()
         self._afterwards = []
+        self.deadline.end()
         self.close()
 
     def close(self) -> None:
@@ -133,29 +122,32 @@ class Exchange:
             connection.forget()
         self._connections = {}
         self._limbo.close()
-        hooks.lend(None)
+        self._tap.close()
+        hooks.lend(None, None)
 
     def serve(self, descriptor: int, address: Any = "") -> None:
         """Serve one accepted connection, from an address as accept(2) tells it, to its end and close it."""
-        if not self._door.admits(address):
-            self._turn_away(descriptor, address)
+        if self._door.is_guarded and not self._door.admits(address):
+            os.close(descriptor)
+            self._notes.stranger(address)
             return
         if self._limbo.kept:
             self._limbo.release()
-        try:
+        connection = self._connections.get(descriptor)
+        if connection is None:
             connection = self._open(descriptor)
-        except OSError as error:
-            self._logger.error("connection_unusable", descriptor=descriptor, error=str(error))
-            return
+            if connection is None:
+                return
+        connection.begin(self._limits.header_timeout)
         self._connection = connection
         self._request_id = ""
         try:
             self._converse(connection, address)
         except ClientDisconnected as error:
-            self._logger.debug("client_disconnected", reason=str(error), request_id=self._request_id)
+            self._notes.left(error, self._request_id)
         # A fault of ours, or what a signal handler of the application raised: this worker is not to be trusted.
         except BaseException:  # noqa: BLE001
-            self._logger.error("exchange_failed", traceback=traceback.format_exc(), request_id=self._request_id)
+            self._notes.fault(self._request_id)
             self.leave = True
         finally:
             if connection.unending:
@@ -165,33 +157,36 @@ class Exchange:
             self._run_afterwards()
         self._connection = None
 
-    def _open(self, descriptor: int) -> Connection:
-        connection = self._connections.get(descriptor)
-        if connection is None:
-            connection = Connection(descriptor, self._slot, self._limits.write_timeout)
-            self._connections[descriptor] = connection
-        connection.begin()
+    def _open(self, descriptor: int) -> Connection | None:
+        """For the first connection that has this number; None if it cannot be used."""
+        limits = self._limits
+        try:
+            connection = Connection(descriptor, self._slot, limits.write_timeout, limits.write_min_rate)
+        except OSError as error:
+            self._notes.unusable(descriptor, error)
+            return None
+        self._connections[descriptor] = connection
         return connection
 
-    def _turn_away(self, descriptor: int, address: Any) -> None:
-        os.close(descriptor)
-        self._refused += 1
-        if self._refused.bit_count() == 1:  # the first, and every time that their number has doubled
-            self._logger.warning("address_refused", address=str(address[0]), refused=self._refused)
-
     def _converse(self, connection: Connection, address: Any) -> None:
-        if self._access_log is not None:
+        if self._logs_access:
             self._began = time.monotonic()
-        connection.allow(self._limits.header_timeout)
-        data = connection.receive()
+        try:
+            data = connection.receive()
+        except ClientDisconnected as error:
+            if not connection.timed_out:
+                raise
+            self._notes.slow_head(error)
+            self._tap.refuse(connection, 0, str(error))
+            return
         if not data:
             return
-        protocol = self._door.protocol(data[0])
+        protocol = self._door.by_first_byte[data[0]]
         reader: Codec
         if protocol == detect.FASTCGI:
-            reader = fastcgi.Reader(self._head_limits)
+            reader = fastcgi.Reader(self._head_limits, self._decoder)
         elif protocol == detect.HTTP:
-            reader = http1.Reader(self._head_limits, self._door.origin(address), self._date)
+            reader = http1.Reader(self._head_limits, self._door.origin(address), self._date, self._base)
         else:
             self._refuse_protocol(connection, data[0])
             return
@@ -207,17 +202,19 @@ class Exchange:
             if not data:
                 return
             self._slot.enter(READING)
+            if self._logs_access:
+                self._began = time.monotonic()
             reader.release()
             connection.allow(self._limits.header_timeout)
 
     def _refuse_protocol(self, connection: Connection, first: int) -> None:
         refusal = detect.refuse(self._door.speaks, first)
-        self._logger.warning("protocol_refused", reason=refusal.reason)
+        self._notes.strange_protocol(refusal.reason)
+        self._tap.refuse(connection, 400, refusal.reason)
         if refusal.answer:
             connection.send([refusal.answer], len(refusal.answer))
             connection.swallow()
-        if self._access_log is not None:
-            self._access_log.record(None, 400, 0, self._began, "")
+        self._notes.no_request(400, 0, self._began)
 
     def _read_head(self, connection: Connection, reader: Codec) -> Request | None:
         """The next request; None when there will be none."""
@@ -234,125 +231,136 @@ class Exchange:
                     return None
                 data = connection.receive()
                 if not data:
-                    self._logger.debug("client_disconnected", reason="closed before the end of the request's head")
+                    self._notes.left_in_head()
+                    self._tap.refuse(connection, 0, "the client left before the end of its request's head")
                     return None
                 reader.receive(data)
         except ProtocolError as error:
-            self._logger.warning("bad_request", reason=str(error), status=error.status)
-            status = error.status
+            self._notes.bad_head(error)
+            status, reason = error.status, str(error)
         except ClientDisconnected as error:
             if not connection.timed_out:
                 raise
-            self._logger.warning("header_timeout", reason=str(error))
-            status = 408
+            self._notes.slow_head(error)
+            status, reason = 408, str(error)
+        self._tap.refuse(connection, status if reader.answerable else 0, reason)
         if reader.answerable:
             _send_plain(connection, reader, status)
             connection.swallow()
-        if self._access_log is not None:
-            self._access_log.record(None, status, len(plain_text(status)) if reader.answerable else 0, self._began, "")
+        self._notes.no_request(status, len(plain_text(status)) if reader.answerable else 0, self._began)
         return None
 
     def _answer(self, connection: Connection, reader: Codec, request: Request) -> bool:
         """Answer one request; whether the peer may send another on this connection."""
         began = time.monotonic()
-        self._slot.begin(RUNNING, request.method, request.uri, began)
-        request_id = self._request_id = self._identify(request)
-        self._errors.begin(request_id)
-        if self._access_log is not None:
-            self._began = began
-            self._access_log.begin()
+        queue = self._queue
+        queue.measure(request.environ, began)
+        self._slot.wait(queue.waited)
+        if self._skips and self._slot.waiting and connection.is_abandoned():
+            self._request_id = self._ids.choose(request.environ)
+            self._notes.abandoned(request, self._request_id, self._began)
+            self._tap.turn_away(connection, reader, request, self._request_id, 0, "its client left while it waited")
+            return False
+        if queue.waited > queue.timeout:
+            return self._refuse_late(connection, reader, request)
+        self._slot.begin(RUNNING, request.method, request.uri, began, queue.waited, request.content_length)
+        request_id = self._request_id = self._ids.choose(request.environ)
+        self._errors.request_id = request_id
+        if self._errors.pending:
+            self._errors.discard()
+        if self._logs_access:
+            self._notes.begin()
         transfer = Transfer(connection, reader, self._errors, self._body_limits, request.content_length)
         if request.content_length > self._body_limits.max_size >= 0:
-            self._logger.warning(
-                "body_too_large",
-                size=request.content_length,
-                max_body_size=self._limits.max_body_size,
-                uri=request.uri,
-                request_id=request_id,
-            )
+            self._notes.too_large(request, request_id, self._limits.max_body_size)
+            self._tap.turn_away(connection, reader, request, request_id, 413, "its body is too large (max_body_size)")
             _send_plain(connection, reader, 413, with_body=request.method != "HEAD")
-            if self._access_log is not None:
-                transfer.own_status = 413
-                self._log_access(self._access_log, Response(transfer, request.method), transfer, request, request_id)
+            self._notes.refused(request, 413, request_id, began)
             transfer.drain()
             return False
-        self._run(transfer, request, request_id)
+        self._run(transfer, request, request_id, began)
         if transfer.broken or transfer.gone or not connection.open:
+            if connection.stalled:
+                self._notes.slow_reader(request, request_id, connection.complaint)
             return False
         if not transfer.complete:  # aborted: END_REQUEST is still owed
             transfer.send(b"", [], 0, True)
         if reader.keep_connection and transfer.skip_body():
             return not transfer.gone
-        if not reader.body_ended:
+        if reader.body_ended:
+            if not (transfer.interrupted or reader.overrun):
+                return False
+        else:
             self._slot.enter(FINISHING)
         transfer.drain()
         return False
 
-    def _identify(self, request: Request) -> str:
-        """The request's id: the proxy's (a parameter of its own, else the header that came through it), or ours."""
-        environ = request.environ
-        given: Any = environ.get("REQUEST_ID") or environ.get("HTTP_X_REQUEST_ID")
-        if given and _GIVEN_ID.fullmatch(given) is not None:
-            found: str = given
-            return found
-        self._count += 1
-        return self._id_prefix + str(self._count)
+    def _refuse_late(self, connection: Connection, reader: Codec, request: Request) -> bool:
+        """It waited longer than it may: answer so, without running it; returns as `_answer`."""
+        queue = self._queue
+        queue.refused += 1
+        request_id = self._request_id = self._ids.choose(request.environ)
+        self._errors.begin(request_id)
+        self._notes.late(request, request_id, queue)
+        reason = f"it waited {queue.waited:.3f} s for a worker (queue_timeout)"
+        self._tap.turn_away(connection, reader, request, request_id, 503, reason)
+        transfer = Transfer(connection, reader, self._errors, self._body_limits, request.content_length)
+        transfer.send_plain(503, request.method != "HEAD", f"Retry-After: {queue.retry_after}\r\n")
+        self._notes.refused(request, 503, request_id, self._began)
+        if reader.keep_connection and transfer.skip_body():
+            return not transfer.gone
+        self._slot.enter(FINISHING)
+        transfer.drain()
+        return False
 
-    def _log_access(
-        self, log: AccessLog, response: Response, transfer: Transfer, request: Request, request_id: str
-    ) -> None:
-        """The line of an answered request; how it was answered is told by the response, or by what became of it."""
-        status, sent, fields = response.status, response.sent, response.fields
-        if transfer.own_status:
-            status, fields = transfer.own_status, ""
-            sent = 0 if request.method == "HEAD" else len(plain_text(status))
-        elif not transfer.started:
-            status, sent, fields = _CLIENT_LEFT, 0, ""
-        log.record(request, status, sent, self._began, request_id, fields)
-
-    def _run(self, transfer: Transfer, request: Request, request_id: str) -> None:
+    def _run(self, transfer: Transfer, request: Request, request_id: str, began: float) -> None:
         """Run the application and send what it answers, or what its failure makes of the answer."""
-        response = Response(transfer, request.method)
-        body = Input(transfer)
+        if self._slot.tap:
+            self._tap.begin(transfer.connection, transfer.reader, request, request_id, began, self._queue.waited)
+            transfer.tap = self._tap
+        deadline = self.deadline
+        response = Response(transfer, request.method, deadline)
+        body = Input(transfer, deadline)
         environ = request.environ
-        environ.update(self._base)
         environ["wsgi.input"] = body
         environ["wsgi.url_scheme"] = request.scheme
         environ["prefork.request_id"] = request_id
         if self._door.is_unix:
             environ["prefork.peer"] = Peer(transfer.connection)
+        deadline.begin(transfer.connection, began)
         try:
+            deadline.in_server = False
             result = self._application(environ, response.start_response)
+            deadline.in_server = True
             try:
                 response.deliver(result)
             finally:
-                close_result(result)
+                deadline.in_server = True
+                if type(result) is not list:
+                    close_result(result)
         except BaseException as error:  # noqa: BLE001 — the application's boundary: whatever it raises ends here
+            deadline.end()
+            if transfer.connection.overdue is not None:
+                self._note_timeout(transfer.connection.overdue, error, request, request_id, began)
             self._failed(error, transfer, request, request_id)
+        else:
+            deadline.end()
+            if transfer.connection.overdue is not None:
+                self._note_timeout(transfer.connection.overdue, None, request, request_id, began)
         body.finish()
-        self._errors.flush()
-        if self._access_log is not None:
-            self._log_access(self._access_log, response, transfer, request, request_id)
-        if response.complaint:
-            self._logger.warning(
-                "response_length",
-                reason=response.complaint,
-                uri=request.uri,
-                method=request.method,
-                request_id=request_id,
-            )
-        if transfer.surplus:
-            self._logger.warning("body_surplus", size=transfer.surplus, uri=request.uri, request_id=request_id)
+        if self._errors.unfinished:
+            self._errors.flush()
+        self._notes.answered(request, response, transfer, request_id, began)
+        if transfer.tap is not None:
+            transfer.tell_end()
 
     def _failed(self, error: BaseException, transfer: Transfer, request: Request, request_id: str) -> None:
         """The application ended in an exception: log it, and answer what can still be answered."""
-        facts: dict[str, Any] = {"method": request.method, "uri": request.uri, "request_id": request_id}
-        if not transfer.interrupted or not _stems_from_client(error):
-            self._logger.error("request_failed", traceback=_describe(error), **facts)
-        elif transfer.refusal:
-            self._logger.warning("body_refused", reason=str(error), status=transfer.refusal, **facts)
-        else:
-            self._logger.debug("client_disconnected", reason=str(error), **facts)
+        late = transfer.connection.overdue is not None and stems_from(error, RequestTimeout)
+        if not late:  # else it was noted
+            self._notes.failed(error, transfer, request, request_id)
+        if transfer.tap is not None:
+            transfer.tap.failure = type(error).__name__
         if not isinstance(error, Exception) or isinstance(error, MemoryError):
             self.leave = True
         if transfer.gone or transfer.aborted or transfer.complete or transfer.broken:
@@ -361,9 +369,15 @@ class Exchange:
             if transfer.started:
                 transfer.break_off()
             else:
-                transfer.send_plain(transfer.refusal or 500, request.method != "HEAD")
+                transfer.send_plain(504 if late else transfer.refusal or 500, request.method != "HEAD")
         except ClientDisconnected as gone:
-            self._logger.debug("client_disconnected", reason=str(gone), **facts)
+            self._notes.left(gone, request_id)
+
+    def _note_timeout(
+        self, timeout: RequestTimeout, error: BaseException | None, request: Request, request_id: str, began: float
+    ) -> None:
+        self._notes.timed_out(timeout, error, request, request_id, began, self._limits.request_timeout)
+        self.leave = True
 
     def _run_afterwards(self) -> None:
         self._slot.enter(FINISHING)
@@ -372,7 +386,7 @@ class Exchange:
             try:
                 task()
             except BaseException as error:  # noqa: BLE001 — as for the application itself
-                self._logger.error("after_response_failed", traceback=_describe(error), request_id=self._request_id)
+                self._notes.task_failed(error, self._request_id)
                 if not isinstance(error, Exception) or isinstance(error, MemoryError):
                     self.leave = True
 
@@ -380,21 +394,3 @@ class Exchange:
 def _send_plain(connection: Connection, reader: Codec, status: int, *, with_body: bool = True) -> None:
     answer = reader.encode_plain(status, with_body)
     connection.send(answer, sum(map(len, answer)))
-
-
-def _stems_from_client(error: BaseException | None) -> bool:
-    """Whether an exception is, or was raised because of, the client's disconnection."""
-    for _ in range(20):  # chains may be cyclic
-        if error is None:
-            return False
-        if isinstance(error, ClientDisconnected):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except BaseException:  # noqa: BLE001 — an exception of the application may do anything when it is looked at
-        return f"{type(error).__name__} (its traceback cannot be formatted)"

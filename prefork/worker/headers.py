@@ -11,11 +11,11 @@ import re
 from http import HTTPStatus
 from typing import Any, Final
 
-__all__ = ["check_fields", "check_status"]
+__all__ = ["USUAL_STATUSES", "check_fields", "check_status"]
 
 _STATUS: Final = re.compile(r"[2-9][0-9][0-9](?: [^\x00\r\n]*)?")
 # The usual ones need no look at their letters.
-_USUAL_STATUSES: Final = frozenset(f"{status.value} {status.phrase}" for status in HTTPStatus if status >= 200)
+USUAL_STATUSES: Final = frozenset(f"{status.value} {status.phrase}" for status in HTTPStatus if status >= 200)
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 
 # RFC 9110 section 7.6.1 and PEP 3333 "Other HTTP Features"; Status is CGI's (RFC 3875 section 6.3.3).
@@ -74,7 +74,7 @@ def check_status(status: Any) -> str:
     """The status, if it is one."""
     if not isinstance(status, str):
         raise TypeError(f"the status must be a str like '200 OK', found {type(status).__name__}")
-    if status not in _USUAL_STATUSES and (_STATUS.fullmatch(status) is None or not _is_latin(status)):
+    if status not in USUAL_STATUSES and (_STATUS.fullmatch(status) is None or not _is_latin(status)):
         raise ValueError(f"the status must be a final one like '200 OK', found {status[:80]!r}")
     return status
 
@@ -96,9 +96,8 @@ def check_fields(headers: Any, *, may_have_length: bool) -> tuple[str, int]:
         name: Any = pair[0]
         value: Any = pair[1]
         if name not in _ORDINARY and (name == "Content-Length" or _check_name(name)):
-            _check_value(name, value)
             repeated = length >= 0
-            length = _check_length(value, length)
+            length = _check_length(name, value, length)
             if repeated or not may_have_length:
                 continue
         elif type(value) is not str:
@@ -106,7 +105,12 @@ def check_fields(headers: Any, *, may_have_length: bool) -> tuple[str, int]:
         lines.append(f"{name}: {value}\r\n")
     text = "".join(lines)
     # Three searches of the whole instead of three of every value; names are clean already.
-    if text.count("\r") != len(lines) or text.count("\n") != len(lines) or "\0" in text or not _is_latin(text):
+    if (
+        text.count("\r") != len(lines)
+        or text.count("\n") != len(lines)
+        or "\0" in text
+        or not (text.isascii() or _is_latin(text))
+    ):
         for name, value in headers:
             _check_value(name, value)
         raise ValueError("a header changes its value while it is looked at")
@@ -145,11 +149,15 @@ def _check_value(name: str, value: Any) -> None:
         raise ValueError(f"the header {name} contains characters outside latin-1 (PEP 3333): {value[:80]!r}")
 
 
-def _check_length(value: str, known: int) -> int:
+def _check_length(name: str, value: Any, known: int) -> int:
     """The number that Content-Length says; ``known`` is what it said before, or -1."""
-    if not (value.isascii() and value.isdigit() and len(value) <= 18):
-        raise ValueError(f"the header Content-Length must be a decimal number, found {value[:80]!r}")
-    length = int(value)
+    if type(value) is not str:
+        _check_value(name, value)
+    digits: str = value
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+        _check_value(name, value)
+        raise ValueError(f"the header Content-Length must be a decimal number, found {digits[:80]!r}")
+    length = int(digits)
     if known not in (-1, length):
         raise ValueError(f"the header Content-Length was given twice: {known} and {length}")
     return length

@@ -4,12 +4,13 @@ The worker blocks in accept(2) and nowhere else while idle. It leaves in one of 
 connection that was already accepted:
 
 * the master shuts the listener down: accept fails with EINVAL once the queue is empty;
-* the master sets the retire flag and sends `RETIRE_SIGNAL`: the handler points the listening descriptor at a socket
+* the master sets the retire flag and sends `LOOK_SIGNAL`: the handler points the listening descriptor at a socket
   that is not listening, and the accept that is retried after the interruption (PEP 475) fails with EINVAL;
 * the retire flag is seen before the next accept.
 
-Nothing is raised from a signal handler: an exception there, between the system call that dequeued a connection and
-the store of its number, would lose that connection.
+Nothing is raised from that signal's handler while connections are accepted: an exception there, between the system
+call that dequeued a connection and the store of its number, would lose that connection. Only into the application's
+code may it raise, when a request has taken too long (`prefork.worker.deadline`).
 """
 
 from __future__ import annotations
@@ -25,17 +26,22 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
+from prefork import hooks
 from prefork.errors import ApplicationError
 from prefork.policy.model import IDLE, READING, RETIRING, STARTING
 from prefork.system import channel
 from prefork.system.channel import Kind, Order, Place
 from prefork.system.logfile import LogFile
-from prefork.system.processes import RETIRE_SIGNAL, die_with_parent, leave_process
+from prefork.system.processes import LOOK_SIGNAL, die_with_parent, leave_process
 from prefork.system.scoreboard import Slot
-from prefork.system.stacks import watched_import
+from prefork.system.stacks import StackPage, watched_import
 from prefork.worker import application as loader
+from prefork.worker.canary import prove
 from prefork.worker.door import Door
-from prefork.worker.exchange import Exchange, Limits
+from prefork.worker.exchange import Exchange
+from prefork.worker.hooking import WorkerHooks, load_hooks
+from prefork.worker.inside import Paths, within
+from prefork.worker.limits import Limits
 from prefork.worker.logs import AccessSettings, WorkerLogs, take_logs
 
 __all__ = ["Birth", "Worker", "live"]
@@ -50,6 +56,8 @@ _SCARCITY_PAUSE: Final = 0.1
 # This process's own descriptors are used up, and nobody but the application can have done that: it will not get better.
 _MOST_EMFILE: Final = 10
 
+_NEVER: Final = 2**62  # requests: more than any slot counts
+
 
 @dataclass(frozen=True, slots=True)
 class Birth:
@@ -60,9 +68,15 @@ class Birth:
     slots: int
     generation: int
     channel: int
+    stack: int  # the page for its own stack, when the master wants to see it
     gifts: Mapping[int, int]  # the zygote's descriptors, by `Place`
+    pool: str  # its name
     app: str  # where it still has to be loaded
+    hooks: str | None  # a module to import after it
+    inside: Paths  # what is answered without it
     boot_timeout: float
+    canary: str  # a path to answer before it counts as ready; empty: none
+    requests: int  # after so many it asks to be replaced; 0: never
     protocol: str
     allowed_addresses: Sequence[str]
     forwarded_allow: Sequence[str]
@@ -82,7 +96,10 @@ def live(birth: Birth, application: Any, logger: Any) -> None:
     finally:
         if worker.is_known:  # else the slot may have been given to another meanwhile
             worker.slot.enter(RETIRING)
-        leave_process(status)
+        try:
+            worker.leave()
+        finally:
+            leave_process(status)
 
 
 class Worker:
@@ -107,22 +124,28 @@ class Worker:
         os.close(birth.gifts[Place.SCOREBOARD])
         os.close(birth.gifts[Place.CONTROL])
         self._logs = WorkerLogs(birth.logs, self._channel, self.slot)
+        self._stack = StackPage(birth.stack)
+        self._shown = self.slot.dump
+        self._looking = False
         self._deaf = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener: socket.socket | None = None
         self._exchange: Exchange | None = None
+        self._hooks = WorkerHooks(birth.slot, birth.generation, birth.pool)
         self._is_copy = False
         self._scarce = 0
+        self._spent_at = self.slot.requests + birth.requests if birth.requests else _NEVER
         self.is_known = False  # the master was told that the slot is ours
 
     def run(self) -> int:
         """Serve until told to leave; returns the exit status."""
         self._logs.begin(self._logger)
-        signal.signal(RETIRE_SIGNAL, self._look_at_retire_flag)
+        signal.signal(LOOK_SIGNAL, self._look)
+        self._stack.let_force()
         os.register_at_fork(after_in_child=self._forget)
         channel.send(self._channel, Kind.HELLO)
         self.is_known = True
         self.slot.enter(STARTING)
-        if self._application is None and not self._load():
+        if not self._prepare():
             return ApplicationError.exit_status
         channel.send(self._channel, Kind.READY)
         order = self._next_order()
@@ -134,13 +157,14 @@ class Worker:
         birth = self._birth
         door = Door(birth.protocol, birth.allowed_addresses, birth.forwarded_allow, self._listener)
         self._exchange = Exchange(
-            self._application,
+            within(self._application, birth.inside),
             self.slot,
             self._logger,
             self._birth.limits,
             multiprocess=self._birth.multiprocess,
             access_log=self._logs.access_log(self._birth.access, self._birth.master),
             door=door,
+            tap=birth.gifts[Place.TAP],
         )
         return self._accept(self._listener, self._exchange)
 
@@ -151,10 +175,26 @@ class Worker:
                 return order
             take_logs(order, self._birth.logs)
 
-    def _load(self) -> bool:
+    def leave(self) -> None:
+        """The application's last calls, when no connection is left; those of atexit come after them."""
+        if not self._is_copy:
+            self._hooks.stop(self._logger)
+            self._logs.end()
+
+    def _prepare(self) -> bool:
+        """Have the application, and let it prepare this worker; False if it cannot."""
+        if self._application is not None and not hooks.AT_START and not self._birth.canary:
+            self._hooks.start()
+            return True
         try:
             with watched_import(self._birth.gifts[Place.STACKS], self._birth.boot_timeout):
-                self._application = loader.load(self._birth.app)
+                if self._application is None:
+                    self._application = loader.load(self._birth.app)
+                    if self._birth.hooks is not None:
+                        load_hooks(self._birth.hooks)
+                self._hooks.start()
+                if self._birth.canary:
+                    prove(self._application, self._birth.canary)
         except ApplicationError as error:
             body = {"message": channel.shorten(str(error)), "traceback": channel.shorten(error.traceback)}
             channel.send(self._channel, Kind.FAILED, body)
@@ -164,9 +204,12 @@ class Worker:
     def _accept(self, listener: socket.socket, exchange: Exchange) -> int:
         accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001 - the number is all that is needed
         slot = self.slot
-        while not (slot.retire or exchange.leave):
+        while not exchange.leave:
             self._logs.look()
             slot.enter(IDLE)
+            # In this order: once the flag is set, who does not say that it waits takes no connection any more.
+            if slot.retire:
+                break
             try:
                 descriptor, address = accept()
             except OSError as error:
@@ -182,8 +225,15 @@ class Worker:
             if self._logs.troubled and not self._logs.may_stay():
                 self._logger.error("log_closed", message="a log is no longer ours; the worker leaves and is replaced")
                 break
-        self._logs.end()
+            if slot.requests >= self._spent_at:
+                self._ask_for_successor()
         return 0
+
+    def _ask_for_successor(self) -> None:
+        """Tell the master, once, that this worker has begun as many requests as it should; it serves on until then."""
+        self._spent_at = _NEVER
+        with contextlib.suppress(OSError):  # the application closed the channel, or the master listens no longer
+            channel.send(self._channel, Kind.SPENT)
 
     def _is_over(self, error: OSError, listener: int) -> bool:
         """Whether accept(2) will never succeed again."""
@@ -205,12 +255,27 @@ class Worker:
         self._logger.error("accept_failed", error=str(error), message="the worker leaves and is replaced")
         return True
 
-    def _look_at_retire_flag(self, _number: int, _frame: FrameType | None) -> None:
-        if self._listener is None:
-            return
-        self._logs.look()
-        if self.slot.retire:
-            os.dup2(self._deaf.fileno(), self._listener.fileno(), inheritable=False)
+    def _look(self, _number: int, frame: FrameType | None) -> None:
+        """The handler of `LOOK_SIGNAL`: what of the control page concerns this worker? Raises `RequestTimeout`."""
+        if self._looking:
+            return  # a signal within its own handler
+        exchange = self._exchange
+        self._looking = True
+        try:
+            if self._listener is not None:
+                self._logs.look()
+                if self.slot.retire:
+                    os.dup2(self._deaf.fileno(), self._listener.fileno(), inheritable=False)
+            while self._shown != self.slot.dump:
+                self._shown = self.slot.dump
+                if exchange is None:
+                    self._stack.show(frame, 0, "")
+                else:
+                    self._stack.show(frame, exchange.deadline.number, exchange.request_id)
+        finally:
+            self._looking = False
+        if exchange is not None:
+            exchange.deadline.interrupt(frame)
 
     def _forget(self) -> None:
         """In a child that the application forked: let go of everything that makes this process a worker.
@@ -219,7 +284,9 @@ class Worker:
         write to the slot, and must not answer the request a second time.
         """
         self._is_copy = True
-        signal.signal(RETIRE_SIGNAL, _no_op)
+        hooks.enter_worker(None)
+        signal.signal(LOOK_SIGNAL, _no_op)
+        self._stack.close()
         if self._exchange is not None:
             self._exchange.abandon()
         for held in (self._channel, self._deaf, self._listener):
@@ -227,7 +294,7 @@ class Worker:
                 held.close()
         self._logs.forget()
         self.slot.forget()
-        for place in (Place.DOORBELL, Place.STACKS):
+        for place in (Place.DOORBELL, Place.STACKS, Place.TAP):
             with contextlib.suppress(OSError):
                 os.close(self._birth.gifts[place])
 

@@ -2,11 +2,15 @@
 
 Input streams: no more of the body is held than what was received at once and not yet read. Errors go to two places,
 the log (a line an event) and the proxy (with the next piece of the response, never in a write of their own).
+
+Every call of the application's is marked (`Deadline.inside`): no timeout is raised into the midst of it.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final, Protocol, final
+
+from prefork.worker.deadline import Deadline
 
 __all__ = ["Body", "Errors", "FileWrapper", "Input"]
 
@@ -35,8 +39,9 @@ class Input:
     _data: bytes = b""
     _offset: int = 0
 
-    def __init__(self, source: Body) -> None:
+    def __init__(self, source: Body, deadline: Deadline) -> None:
         self._source: Body | None = source
+        self._deadline = deadline
 
     def finish(self) -> None:
         """The request is over: what was not read is not to be had any more."""
@@ -56,6 +61,13 @@ class Input:
 
     def read(self, size: int | None = -1) -> bytes:
         """That many bytes, or all that are left (None, negative)."""
+        self._deadline.inside += 1
+        try:
+            return self._read(size)
+        finally:
+            self._deadline.leave()
+
+    def _read(self, size: int | None) -> bytes:
         data = self._data
         start = self._offset
         if size is not None and 0 <= size <= len(data) - start:
@@ -74,6 +86,13 @@ class Input:
 
     def readline(self, size: int | None = -1) -> bytes:
         """Up to and with the next line feed, or ``size`` bytes if that is less."""
+        self._deadline.inside += 1
+        try:
+            return self._read_line(size)
+        finally:
+            self._deadline.leave()
+
+    def _read_line(self, size: int | None) -> bytes:
         missing = -1 if size is None or size < 0 else size
         pieces: list[bytes] = []
         while missing:
@@ -117,12 +136,17 @@ class Input:
 
 @final
 class Errors:
-    """``wsgi.errors``, one for all requests of a worker, as libraries keep it."""
+    """``wsgi.errors``, one for all requests of a worker, as libraries keep it.
 
-    def __init__(self, logger: Any) -> None:
+    ``pending`` says that there is something to `take`, ``unfinished`` that there is something to `flush`.
+    """
+
+    def __init__(self, logger: Any, deadline: Deadline) -> None:
         self.pending = False
+        self.unfinished = False
         self.request_id = ""
         self._logger = logger
+        self._deadline = deadline
         self._line = ""
         self._for_proxy: list[str] = []
         self._size = 0
@@ -137,20 +161,29 @@ class Errors:
         """Log every line of this ``str`` that is complete; keep the text for the proxy as well."""
         if not isinstance(text, str):
             raise TypeError(f"wsgi.errors takes str, found {type(text).__name__}")
+        self._deadline.inside += 1
+        try:
+            self._write(text)
+        finally:
+            self._deadline.leave()
+        return len(text)
+
+    def _write(self, text: str) -> None:
         if self._size < _MAX_PENDING:
             self._for_proxy.append(text[: _MAX_PENDING - self._size])
             self._size += len(text)
             self.pending = True
         self._line += text
+        self.unfinished = True
         if "\n" in text or len(self._line) > _MAX_PENDING:
             *lines, rest = self._line.split("\n")
             if len(rest) > _MAX_PENDING:
                 lines.append(rest)
                 rest = ""
             self._line = rest
+            self.unfinished = len(rest) > 0
             for line in lines:
                 self._log(line)
-        return len(text)
 
     def writelines(self, lines: Any) -> None:
         """Write each."""
@@ -161,8 +194,13 @@ class Errors:
         """Log a line that has no end yet."""
         if self._line:
             line = self._line
-            self._line = ""
-            self._log(line)
+            self._deadline.inside += 1
+            try:
+                self._line = ""
+                self.unfinished = False
+                self._log(line)
+            finally:
+                self._deadline.leave()
 
     def _log(self, line: str) -> None:
         if line:

@@ -11,9 +11,11 @@ import time
 from typing import Final, final
 
 from prefork.errors import ClientDisconnected, ProtocolError
+from prefork.policy.pace import Pace
 from prefork.protocol.codec import ABORTED, BODY, NEED_DATA, Codec
 from prefork.worker.connection import DRAIN_BYTES, DRAIN_SECONDS, Connection
 from prefork.worker.stream import Errors
+from prefork.worker.tap import Tap
 
 __all__ = ["BodyLimits", "Transfer"]
 
@@ -22,11 +24,12 @@ _LOOK_EVERY: Final = 0.1  # seconds between two looks for an ABORT while a respo
 
 @final
 class BodyLimits:
-    """How large a request's body may be (bytes; -1: any size), and how long a piece of it may take (seconds)."""
+    """How large a request's body may be (bytes; -1: any size), and how slow (see `Pace`)."""
 
-    def __init__(self, max_size: int | None, timeout: float) -> None:
+    def __init__(self, max_size: int | None, timeout: float, min_rate: int = 0) -> None:
         self.max_size = -1 if max_size is None else max_size
         self.timeout = timeout
+        self.min_rate = min_rate
 
 
 @final
@@ -46,14 +49,16 @@ class Transfer:
     refusal: int = 0
     own_status: int = 0  # of a response of our own, if that was the answer
     surplus: int = 0  # bytes of body beyond CONTENT_LENGTH, cut off
-    _received: int = 0
+    tap: Tap | None = None  # where somebody looks
+    received: int = 0  # bytes of the body that were taken so far
     _malformed: bool = False
     _held: bytes = b""
+    _pace: Pace | None = None  # of the body, once more of it was asked for
     _next_look: float = 0.0
 
     def __init__(self, connection: Connection, reader: Codec, errors: Errors, body: BodyLimits, length: int) -> None:
         self.connection = connection
-        self._reader = reader
+        self.reader = reader
         self._errors = errors
         self._limits = body
         self._length = length
@@ -63,23 +68,26 @@ class Transfer:
     def read_body(self) -> bytes:
         """The next piece of the body; ``b""`` at its end, which is never waited for beyond CONTENT_LENGTH.
 
-        Raises `ClientDisconnected` when the body ends early, or is cut off because it is too large or malformed.
+        Raises `ClientDisconnected` when the body ends early, or is cut off because it is too large, too slow or
+        malformed.
         """
-        if self._received == self._length:
+        if self.received == self._length:
             return b""
         piece = self._held or self._next_piece()
         self._held = b""
-        self._received += len(piece)
-        if self._received > self._length >= 0:
-            self.surplus += self._received - self._length
-            piece = piece[: len(piece) - (self._received - self._length)]
-            self._received = self._length
-        if self._received > self._limits.max_size >= 0:
+        self.received += len(piece)
+        if self.received > self._length >= 0:
+            self.surplus += self.received - self._length
+            piece = piece[: len(piece) - (self.received - self._length)]
+            self.received = self._length
+        if self.tap is not None:
+            self.tap.take(piece, not piece or self.received == self._length)
+        if self.received > self._limits.max_size >= 0:
             raise self._cut_off(413, f"the request's body has more than {self._limits.max_size} bytes (max_body_size)")
         return piece
 
     def _next_piece(self) -> bytes:
-        reader = self._reader
+        reader = self.reader
         while True:
             event = self._next_event()
             if event == BODY:
@@ -87,25 +95,27 @@ class Transfer:
             if event == ABORTED:
                 raise self._abort()
             if reader.body_ended:
-                if self._length > self._received:
+                if self._length > self.received:
                     raise self._cut_off(
-                        400, f"the request's body ended after {self._received} of {self._length} bytes (CONTENT_LENGTH)"
+                        400, f"the request's body ended after {self.received} of {self._length} bytes (CONTENT_LENGTH)"
                     )
                 return b""
-            self.connection.allow(self._limits.timeout)
             self._feed()
 
     def _next_event(self) -> int:
         try:
-            return self._reader.next_event()
+            return self.reader.next_event()
         except ProtocolError as error:
             self._malformed = True
             raise self._cut_off(error.status, f"the client broke its protocol: {error}") from error
 
     def _feed(self) -> None:
         self._send_replies()
+        pace = self._pace
+        if pace is None:
+            pace = self._pace = Pace(self._limits.timeout, self._limits.min_rate)
         try:
-            data = self.connection.receive()
+            data = self.connection.receive_body(pace)
         except ClientDisconnected as error:
             if self.connection.timed_out:
                 raise self._cut_off(408, str(error)) from error
@@ -113,8 +123,8 @@ class Transfer:
             raise
         if not data:
             # It may still read what we answer: shutdown(SHUT_WR) looks the same as close(2) from here.
-            raise self._cut_off(400, f"the client closed the connection after {self._received} bytes of its body")
-        self._reader.receive(data)
+            raise self._cut_off(400, f"the client closed the connection after {self.received} bytes of its body")
+        self.reader.receive(data)
 
     def _cut_off(self, status: int, reason: str) -> ClientDisconnected:
         """The body cannot be had: what to raise into the application, and what to answer unless it does."""
@@ -127,35 +137,43 @@ class Transfer:
         return ClientDisconnected("the client aborted the request")
 
     def _send_replies(self) -> None:
-        replies = self._reader.take_replies()
+        replies = self.reader.take_replies()
         if replies:
             self._transmit([replies], len(replies))
 
     # -- the response
 
-    def encode_head(self, status: str, fields: str, length: int, has_body: bool) -> bytes:
-        """The response's head as the protocol has it; see `Codec.encode_head`."""
-        return self._reader.encode_head(status, fields, length, has_body)
-
     def send(self, head: bytes, pieces: list[bytes], size: int, last: bool) -> None:
         """Send the head (once, else empty) and ``size`` bytes of the body, the application's errors before them."""
-        self._send_buffers(self._reader.encode(head, pieces, size, last), len(head) + size, last)
-
-    def send_plain(self, status: int, has_body: bool) -> None:
-        """Send a whole response of our own."""
-        self.own_status = status
-        buffers = self._reader.encode_plain(status, has_body)
-        self._send_buffers(buffers, sum(map(len, buffers)), True)
-
-    def _send_buffers(self, buffers: list[bytes | memoryview], size: int, last: bool) -> None:
+        if self.tap is not None:
+            self.tap.respond(head, pieces, size, last)
+        buffers = self.reader.encode(head, pieces, size, last)
+        size += len(head)
         if self._errors.pending:
-            text = self._reader.encode_errors(self._errors.take())
-            if text:
-                buffers.insert(0, text)
-                size += len(text)
+            size += self._add_errors(buffers)
         self.started = True
         self._transmit(buffers, size)
         self.complete = last
+
+    def send_plain(self, status: int, has_body: bool, fields: str = "") -> None:
+        """Send a whole response of our own; see `Codec.encode_plain`."""
+        self.own_status = status
+        buffers = self.reader.encode_plain(status, has_body, fields)
+        if self.tap is not None:
+            self.tap.respond_plain(status, has_body)
+        size = sum(map(len, buffers))
+        if self._errors.pending:
+            size += self._add_errors(buffers)
+        self.started = True
+        self._transmit(buffers, size)
+        self.complete = True
+
+    def _add_errors(self, buffers: list[bytes | memoryview]) -> int:
+        """Put what the application wrote to its errors before a piece of the response; returns how many bytes."""
+        text = self.reader.encode_errors(self._errors.take())
+        if text:
+            buffers.insert(0, text)
+        return len(text)
 
     def send_file(self, head: bytes, descriptor: int, offset: int, count: int) -> int:
         """Send a head and ``count`` bytes of a file as the whole response; returns how many there really were.
@@ -165,8 +183,8 @@ class Transfer:
         self.send(head, [], 0, False)
         done = 0
         while done < count:
-            room = min(self._reader.file_room, count - done)
-            header = self._reader.encode_file_header(room)
+            room = min(self.reader.file_room, count - done)
+            header = self.reader.encode_file_header(room)
             if header:
                 self._transmit([header], len(header))
             try:
@@ -178,8 +196,10 @@ class Transfer:
                 self.gone = True
                 raise
             done += sent
+            if self.tap is not None:
+                self.tap.respond_file(descriptor, offset, sent, done == count)
             if sent < room:
-                filler = self._reader.encode_filler(room - sent)
+                filler = self.reader.encode_filler(room - sent)
                 self._transmit([filler], len(filler))
                 return done
         self.send(b"", [], 0, True)
@@ -189,11 +209,13 @@ class Transfer:
         """End a response that began so that the proxy takes it for broken, which a mere close would not do."""
         self.broken = True
         if not self.gone:
-            breaking = self._reader.encode_break()
+            breaking = self.reader.encode_break()
             if breaking:
                 self._transmit([breaking], len(breaking))
-            if self._reader.closes_to_end:
+            if self.reader.closes_to_end:
                 self.connection.spoil_end()
+            # Over, also for a ``write`` that the application kept: the next connection may have this number.
+            self.gone = True
 
     def _transmit(self, buffers: list[bytes | memoryview], size: int) -> None:
         if self.gone:
@@ -202,12 +224,21 @@ class Transfer:
             self.connection.send(buffers, size)
         except ClientDisconnected:
             self.gone = self.interrupted = True
+            self.refusal = 0  # whatever was wrong with the body, this is what ended the request
+            if self.connection.stalled:
+                self._spoil()
             raise
         except BaseException:
-            # A signal handler of the application raised, perhaps in the middle of a record: nothing that is sent
-            # from here on could be understood.
+            # The request's time is over, or a signal handler of the application raised, perhaps in the middle of a
+            # record: nothing that is sent from here on could be understood.
             self.gone = True
+            self._spoil()
             raise
+
+    def _spoil(self) -> None:
+        """A client that only reads slowly must not take what it has for the whole response."""
+        if self.reader.closes_to_end:
+            self.connection.spoil_end()
 
     def look(self) -> None:
         """Between two pieces of a response: has the client aborted the request? Looks every 0.1 s at most.
@@ -221,11 +252,11 @@ class Transfer:
         while not self._held:
             event = self._next_event()
             if event == BODY:
-                self._held = self._reader.piece
+                self._held = self.reader.piece
             elif event == ABORTED:
                 raise self._abort()
             elif event == NEED_DATA:
-                if self._reader.overrun:
+                if self.reader.overrun:
                     return  # there may be no end to it
                 self._send_replies()
                 try:
@@ -235,9 +266,23 @@ class Transfer:
                     raise
                 if not data:  # None: nothing new. Nothing more at all: legal, a client may half-close.
                     return
-                self._reader.receive(data)
+                self.reader.receive(data)
 
     # -- the end
+
+    def tell_end(self) -> None:
+        """Tell who looks how the request ended."""
+        if self.tap is None:
+            return
+        if self.connection.overdue is not None:
+            how = "timed out"
+        elif self.aborted or (self.gone and not self.broken):
+            how = "client left"
+        elif self.broken or not self.complete:
+            how = "broken off"
+        else:
+            how = "complete"
+        self.tap.end(how)
 
     def drain(self) -> None:
         """Read what is left of the body, within bounds, so that the peer is not reset before it has the response."""
@@ -246,8 +291,8 @@ class Transfer:
             if not self.gone:
                 connection.swallow()
             return
-        if self._reader.body_ended or self.skip_body():
-            if self._reader.overrun:
+        if self.reader.body_ended or self.skip_body():
+            if self.reader.overrun:
                 connection.swallow()
             return
         connection.shut_output()
@@ -259,7 +304,7 @@ class Transfer:
                 if not data:
                     return
                 budget -= len(data)
-                self._reader.receive(data)
+                self.reader.receive(data)
                 if self.skip_body():
                     return
         except ClientDisconnected:
@@ -268,8 +313,8 @@ class Transfer:
     def skip_body(self) -> bool:
         """Throw away what has been received of the body; True if that was all of it."""
         try:
-            while not self._reader.body_ended:
-                if self._reader.next_event() == NEED_DATA:
+            while not self.reader.body_ended:
+                if self.reader.next_event() == NEED_DATA:
                     return False
         except ProtocolError:
             self.gone = True  # what follows cannot be understood, and nothing is owed

@@ -7,6 +7,8 @@
   HEAD and with status 204 or 304 have no body; iteration stops when their head has gone.
 * What is refused (`prefork.worker.headers`) is refused by an exception inside the application, so that its traceback
   names the culprit.
+* Where the application calls us, and where we call it, is marked (`prefork.worker.deadline`): a timeout is raised into
+  its code only.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import stat
 from collections.abc import Callable
 from typing import Any, Final, final
 
-from prefork.worker.headers import check_fields, check_status
+from prefork.worker.deadline import Deadline
+from prefork.worker.headers import USUAL_STATUSES, check_fields, check_status
 from prefork.worker.stream import FileWrapper
 from prefork.worker.transfer import Transfer
 
@@ -41,11 +44,12 @@ class Response:
     _status: str = ""  # empty until start_response is called
     _fields: str = ""
     _length: int = -1  # as declared; -1 if not
-    _sent: int = 0
+    sent: int = 0  # bytes of the body
     _bodiless: bool = False
 
-    def __init__(self, transfer: Transfer, method: str) -> None:
+    def __init__(self, transfer: Transfer, method: str, deadline: Deadline) -> None:
         self._transfer = transfer
+        self._deadline = deadline
         self._is_head = method == "HEAD"
 
     @property
@@ -58,36 +62,40 @@ class Response:
         """The header lines of the response."""
         return self._fields
 
-    @property
-    def sent(self) -> int:
-        """Bytes of the response's body that were sent."""
-        return self._sent
-
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333's ``start_response``; the headers are taken as they are now."""
-        if exc_info:
-            try:
+        deadline = self._deadline
+        deadline.inside += 1
+        try:
+            if exc_info:
                 if self._transfer.started:
                     raise exc_info[1].with_traceback(exc_info[2])
-            finally:
-                exc_info = None  # a cycle through the traceback's frames
-        elif self._status:
-            raise AssertionError("start_response() was called a second time without exc_info (PEP 3333)")
-        text = check_status(status)
-        code = text[:3]
-        fields, length = check_fields(headers, may_have_length=code != "204")
-        self._status = text
-        self._fields = fields
-        self._bodiless = self._is_head or code in _NO_LENGTH
-        self._length = length
+            elif self._status:
+                raise AssertionError("start_response() was called a second time without exc_info (PEP 3333)")
+            text: str = status if type(status) is str and status in USUAL_STATUSES else check_status(status)
+            code = text[:3]
+            fields, length = check_fields(headers, may_have_length=code != "204")
+            self._status = text
+            self._fields = fields
+            self._bodiless = self._is_head or code in _NO_LENGTH
+            self._length = length
+        finally:
+            exc_info = None  # a cycle through the traceback's frames
+            deadline.inside -= 1
+            if deadline.pending:
+                deadline.returned()
         return self.write
 
     def write(self, data: bytes) -> None:
         """PEP 3333's imperative ``write``: send now."""
         if not isinstance(data, bytes):
             raise TypeError(f"write() takes bytes, found {type(data).__name__}")
-        if data:
-            self._send_piece(data)
+        self._deadline.inside += 1
+        try:
+            if data:
+                self._send_piece(data)
+        finally:
+            self._deadline.leave()
 
     def deliver(self, result: Any) -> None:
         """Send what the application returned, and the end of the response."""
@@ -112,7 +120,7 @@ class Response:
     def _head(self) -> bytes:
         if not self._status:
             raise AssertionError("the application sends a response without having called start_response() (PEP 3333)")
-        return self._transfer.encode_head(self._status, self._fields, self._length, not self._bodiless)
+        return self._transfer.reader.encode_head(self._status, self._fields, self._length, not self._bodiless)
 
     def _declare(self, length: int) -> None:
         """Give the response the Content-Length that the application left out."""
@@ -132,26 +140,32 @@ class Response:
         if self._bodiless:
             self._transfer.send(self._head(), [], 0, True)
         elif size == self._length:
-            self._sent = size
+            self.sent = size
             self._transfer.send(self._head(), pieces, size, True)
         else:
             self._send_each(pieces)
 
     def _send_each(self, chunks: Any) -> None:
         transfer = self._transfer
-        count = 0
-        for chunk in chunks:
+        deadline = self._deadline
+        if deadline.pending:
+            deadline.stop()
+        deadline.in_server = False
+        for index, chunk in enumerate(chunks):
+            deadline.in_server = True
             if type(chunk) is not bytes:
-                _check_chunk(chunk, count)
-            count += 1
-            if not chunk:
-                continue
-            if transfer.complete:
-                self._note_surplus()
-                break
-            self._send_piece(chunk)
-            if self._bodiless:
-                break
+                _check_chunk(chunk, index)
+            if chunk:
+                if transfer.complete:
+                    self._note_surplus()
+                    break
+                self._send_piece(chunk)
+                if self._bodiless:
+                    break
+            if deadline.pending:
+                deadline.stop()
+            deadline.in_server = False
+        deadline.in_server = True
         self._finish()
 
     def _send_piece(self, data: bytes) -> None:
@@ -167,11 +181,11 @@ class Response:
         if self._bodiless:
             transfer.send(head, [], 0, True)
             return
-        left = self._length - self._sent if self._length >= 0 else len(data) + 1
+        left = self._length - self.sent if self._length >= 0 else len(data) + 1
         if len(data) > left:
             self._note_surplus()
             data = data[:left]
-        self._sent += len(data)
+        self.sent += len(data)
         # With the last declared byte goes the end: the client need not wait for the application to finish.
         transfer.send(head, [data], len(data), len(data) == left)
 
@@ -179,8 +193,8 @@ class Response:
         transfer = self._transfer
         if transfer.complete:
             return
-        if self._length > self._sent and not self._bodiless:
-            self.complaint = f"the response ended after {self._sent} of {self._length} bytes (Content-Length)"
+        if self._length > self.sent and not self._bodiless:
+            self.complaint = f"the response ended after {self.sent} of {self._length} bytes (Content-Length)"
             if not transfer.started:
                 transfer.send(self._head(), [], 0, False)
             transfer.break_off()
@@ -218,7 +232,7 @@ class Response:
             return False
         count = self._length
         done = self._transfer.send_file(self._head(), descriptor, offset, count)
-        self._sent = done
+        self.sent = done
         if done < count:
             self._finish()
         return True

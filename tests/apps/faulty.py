@@ -138,7 +138,7 @@ def unmap(_query: dict[str, str]) -> bytes:
 
 
 def channels() -> list[socket.socket]:
-    """Our ends of SOCK_SEQPACKET pairs: the channel to the master."""
+    """Copies of our ends of SOCK_SEQPACKET pairs: of the channel to the master, and of the tap."""
     found = []
     for entry in os.listdir("/proc/self/fd"):
         try:

@@ -60,6 +60,14 @@ def test_application_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "Traceback …\nOops\nname: cannot import\n"
 
 
+def test_long_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the traceback would push it off the screen's top, the message is its first and its last line."""
+    lines = [f"line {number}" for number in range(30)]
+    for kind in (ApplicationError, Failure):
+        assert finish("name", raiser(kind("cannot import", "\n".join(lines)))) != 0
+        assert capsys.readouterr().err.splitlines() == ["name: cannot import", *lines, "name: cannot import"]
+
+
 def test_bug(capsys: pytest.CaptureFixture[str]) -> None:
     """Anything else is a bug of ours: 70, the traceback, and whom to tell."""
     assert finish("name", raiser(ValueError("surprise"))) == 70

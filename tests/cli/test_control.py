@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -80,6 +82,14 @@ def test_no_server_to_be_found(monkeypatch: pytest.MonkeyPatch, capsysbinary: Ca
         assert "is asked by its socket (get, wait); name one:\n  --socket" in said(capsysbinary)[1]
 
 
+def takes_json(command: str) -> bool:
+    """Whether the command's own help has --json."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
+        main([command, "--help"])
+    return "--json" in shown.getvalue()
+
+
 def test_own_arguments(monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture) -> None:
     """Without arguments it takes the process's own."""
     monkeypatch.setenv("COLUMNS", "80")
@@ -90,6 +100,11 @@ def test_own_arguments(monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture) -
     text = said(capsysbinary)[0].decode()
     assert text.startswith("usage: preforkctl")
     assert "0 it is so, or done; 1 not" in text
+    with_json = re.search(r"^(ping,.*?) print JSON with", text, re.DOTALL | re.MULTILINE)
+    assert with_json is not None
+    commands = re.findall(r"^    ([a-z-]+) ", text, re.MULTILINE)
+    assert commands
+    assert set(re.findall(r"[a-z]+", with_json[1])) - {"and"} == {name for name in commands if takes_json(name)}
     assert max(map(len, text.splitlines())) < 80
 
 
@@ -142,6 +157,15 @@ def test_bad_status(status: str, path: Path, capsysbinary: Capture) -> None:
     assert said(capsysbinary) == (b"sorry\n", f"preforkctl: the answer is {status}\n")
 
 
+@pytest.mark.parametrize(("words", "hint"), [((), True), (("-H", "Host: shop.example"), False)])
+def test_refused_host(words: tuple[str, ...], hint: bool, path: Path, capsysbinary: Capture) -> None:
+    """A 400 may be for the host that was asked, where nobody named one."""
+    assert get(path, answering(stdout(b"Status: 400 Bad Request\n\n") + END), "/", *words) == 1
+    err = said(capsysbinary)[1]
+    assert err.startswith("preforkctl: the answer is 400 Bad Request")
+    assert ("asked with Host: localhost" in err and "ALLOWED_HOSTS" in err) is hint
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -152,7 +176,18 @@ def test_bad_status(status: str, path: Path, capsysbinary: Capture) -> None:
         ),
         (
             OK + b"\xff" * 8,
-            ("the response is broken: a FastCGI record begins with version 1, found byte 255 {CUT}"),
+            "the server broke the response off: request_failed or response_length in its log says why {CUT}",
+        ),
+        (
+            OK + b"\xfe" * 8,
+            "the response is broken: a FastCGI record begins with version 1, found byte 254 {CUT}",
+        ),
+        (
+            b"\xff" * 8,
+            (
+                "the response is broken: a FastCGI record begins with version 1, found byte 255 "
+                "(no complete head had arrived)"
+            ),
         ),
         (END, "the response is broken: the response ended before its head did"),
         (
@@ -176,6 +211,24 @@ def test_broken(answer: bytes, message: str, path: Path, capsysbinary: Capture) 
     out, err = said(capsysbinary)
     assert err == f"preforkctl: {message.format(CUT='(after status 200 and 6 bytes of the body)')}\n"
     assert out in (b"hello\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "terminal", "out"),
+    [
+        (b"hello", True, b"hello\n"),
+        (b"hello\n", True, b"hello\n"),
+        (b"", True, b""),
+        (b"hello", False, b"hello"),
+    ],
+)
+def test_message_after_a_body(
+    body: bytes, terminal: bool, out: bytes, path: Path, capsysbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal the message has a line of its own; a file gets the body's bytes and no others."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert get(path, answering(stdout(b"Status: 500 Oops\n\n" + body) + END), "/") == 1
+    assert said(capsysbinary) == (out, "preforkctl: the answer is 500 Oops\n")
 
 
 def test_reset(path: Path, capsysbinary: Capture) -> None:

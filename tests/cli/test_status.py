@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
 
-from prefork.cli.status import _duration, as_json, as_text
+from prefork.cli.status import as_json, as_text, spell_duration
 
 
 def process(**facts: Any) -> dict[str, Any]:
@@ -63,6 +64,14 @@ def test_what_is_not_known() -> None:
     assert "slot" not in as_text(answer())
 
 
+def test_a_pool_that_is_saturated_says_since_when() -> None:
+    """By the clock on the wall, and who knows more; a pool that is not says nothing of it."""
+    since = datetime(2026, 11, 20, 12, 0, 1).timestamp()  # noqa: DTZ001
+    line = "  saturated since 12:00:01: nobody is idle; preforkctl stacks shows where they stand\n"
+    assert line in as_text(answer(**{"saturated since": int(since)}))
+    assert "saturated" not in as_text(answer(**{"saturated since": None}))
+
+
 def test_text_of_strangers() -> None:
     """A request's URI is anybody's: it commands no terminal, and takes no more than its line."""
     text = as_text(
@@ -87,4 +96,4 @@ def test_json() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     """The two largest units."""
-    assert _duration(seconds) == text
+    assert spell_duration(seconds) == text

@@ -40,10 +40,10 @@ def test_wait(server: Server) -> None:
 
 
 def test_front_page(server: Server) -> None:
-    """The demo's front page comes with its headers."""
+    """The demo's front page comes with its headers, as text for a terminal."""
     done = control(server, "get", "/", "--include")
     assert done.returncode == 0
-    assert done.stdout.startswith(b"200 OK\nContent-Type: text/html; charset=utf-8\n")
+    assert done.stdout.startswith(b"200 OK\nContent-Type: text/plain; charset=utf-8\n")
     assert b"Answered by worker " in done.stdout
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefork.config.arguments import parse
-from prefork.config.load import from_arguments
+from prefork.config.load import from_arguments, from_keywords
 from prefork.errors import ConfigurationError
 
 
@@ -42,6 +42,73 @@ TWO = '[pool.x]\napp = "a"\nsocket = "s"\n[pool.y]\napp = "a"\nsocket = "t"\n'
             ("--workers", "2", "--max-children", "3"),
             {},
             "--workers 2 and --max-children 3 both set the number of workers: expected one of them, leave out --max",
+        ),
+        (
+            ("--workers", "2", "--pm", "dynamic"),
+            {},
+            (
+                "--workers 2 cannot go with --pm dynamic: it means a number that never changes (pm static); leave out "
+                "--pm, or say max_children instead of workers"
+            ),
+        ),
+        (("--workers", "2", "--pm", "ondemand"), {}, "--workers 2 cannot go with --pm ondemand"),
+        (
+            (),
+            {"PREFORK_WORKERS": "2", "PREFORK_MIN_SPARE_SERVERS": "1"},
+            "PREFORK_WORKERS 2 cannot go with PREFORK_MIN_SPARE_SERVERS 1",
+        ),
+        (("--workers", "2", "--max-spare-servers", "1"), {}, "--workers 2 cannot go with --max-spare-servers 1"),
+        (("--workers", "2", "--start-servers", "1"), {}, "--workers 2 cannot go with --start-servers 1"),
+        # spares out of order
+        (
+            ("--max-children", "8", "--min-spare-servers", "5", "--max-spare-servers", "4"),
+            {},
+            (
+                "--min-spare-servers 5 cannot go with --max-spare-servers 4: expected min_spare_servers ≤ "
+                "start_servers ≤ max_spare_servers ≤ max_children"
+            ),
+        ),
+        (
+            ("--max-children", "8", "--max-spare-servers", "9"),
+            {},
+            "--max-spare-servers 9 cannot go with --max-children 8",
+        ),
+        (
+            ("--max-children", "8"),
+            {"PREFORK_MIN_SPARE_SERVERS": "9"},
+            "PREFORK_MIN_SPARE_SERVERS 9 cannot go with --max-children 8",
+        ),
+        (("--min-spare-servers", "9000"), {}, "--min-spare-servers 9000 cannot go with max_children "),
+        (
+            ("--max-children", "8", "--start-servers", "1", "--min-spare-servers", "2"),
+            {},
+            "--min-spare-servers 2 cannot go with --start-servers 1",
+        ),
+        (
+            ("--max-children", "8", "--start-servers", "5", "--max-spare-servers", "4"),
+            {},
+            "--start-servers 5 cannot go with --max-spare-servers 4",
+        ),
+        (("--max-children", "8", "--start-servers", "9"), {}, "--start-servers 9 cannot go with --max-children 8"),
+        # nobody to answer, and an import first
+        (
+            ("--pm", "ondemand", "--preload", "never"),
+            {},
+            (
+                "--pm ondemand cannot go with --preload never: every first request would wait for an import; expected "
+                "preload auto or always, or pm dynamic"
+            ),
+        ),
+        # killed before it is asked
+        (
+            ("--request-timeout", "30s", "--request-terminate-timeout", "30s"),
+            {},
+            "--request-terminate-timeout 30s cannot go with --request-timeout 30s: the worker would be killed before",
+        ),
+        (
+            ("--request-timeout", "30s", "--request-terminate-timeout", "20s"),
+            {},
+            "expected request_terminate_timeout to be longer, with time to clean up",
         ),
         # a socket that takes no mode
         (
@@ -158,6 +225,18 @@ def test_nothing_odd() -> None:
     assert warnings("--access-log", "l", "--error-log", "l", "--access-log-format", "json") == ()
     assert warnings("--access-log", "syslog", "--control-socket", "off", "--daemonize", "--error-log", "syslog") == ()
     assert warnings("--access-log-format", "combined") == ()
+    assert warnings("--slowlog", "l", "--error-log", "l", "--request-terminate-timeout", "5s") == ()
+    ondemand = ("--pm", "ondemand", "--process-idle-timeout", "5s", "--preload", "always", "--max-spawn-rate", "4")
+    assert warnings(*ondemand) == ()
+    assert warnings("--max-requests", "500", "--max-requests-jitter", "0", "--canary", "/", "--reload-surge", "1") == ()
+    assert warnings("--max-children", "1") == warnings("--workers", "1", "--pm", "static") == ()
+    assert warnings("--request-slowlog-timeout", "1s", "--request-timeout", "2s") == ()
+
+
+def test_a_callable_may_have_a_canary() -> None:
+    """Its first worker is asked like any other."""
+    config = from_keywords(refusal, {"socket": "s", "canary": "/healthz"}, {})
+    assert (config.pools[0].canary, config.warnings) == ("/healthz", ())
 
 
 @pytest.mark.parametrize(
@@ -177,6 +256,57 @@ def test_nothing_odd() -> None:
             ("--protocol", "fastcgi", "--forwarded-allow", "none"),
             {},
             "--forwarded-allow none means nothing for the pool www, which speaks no HTTP",
+        ),
+        (
+            ("--pm", "static", "--min-spare-servers", "1"),
+            {},
+            "--min-spare-servers 1 means nothing for the pool www, which has pm static",
+        ),
+        (
+            ("--workers", "4"),
+            {"PREFORK_PROCESS_IDLE_TIMEOUT": "1s"},
+            "PREFORK_PROCESS_IDLE_TIMEOUT 1s means nothing for the pool www, which has pm static",
+        ),
+        (
+            ("--pm", "static", "--start-servers", "900"),
+            {},
+            "--start-servers 900 means nothing for the pool www, which has pm static",
+        ),
+        (
+            ("--pm", "static", "--max-spawn-rate", "4"),
+            {},
+            "--max-spawn-rate 4 means nothing for the pool www, which has pm static",
+        ),
+        (
+            ("--pm", "ondemand", "--max-spare-servers", "1"),
+            {},
+            "--max-spare-servers 1 means nothing for the pool www, which has pm ondemand",
+        ),
+        (
+            ("--max-requests-jitter", "20%"),
+            {},
+            "--max-requests-jitter 20% means nothing for the pool www, which has no max_requests",
+        ),
+        (
+            ("--slowlog", "l", "--request-slowlog-timeout", "0"),
+            {},
+            "--slowlog l means nothing for the pool www, which has no request_slowlog_timeout",
+        ),
+        (
+            ("--request-slowlog-timeout", "30s", "--request-terminate-timeout", "30s"),
+            {},
+            (
+                "--request-slowlog-timeout 30s means nothing for the pool www: --request-terminate-timeout 30s ends a "
+                "request before it is slow"
+            ),
+        ),
+        (
+            ("--request-slowlog-timeout", "30s", "--request-timeout", "20s", "--request-terminate-timeout", "25s"),
+            {},
+            (
+                "--request-slowlog-timeout 30s means nothing for the pool www: --request-timeout 20s ends a request "
+                "before it is slow"
+            ),
         ),
     ],
 )

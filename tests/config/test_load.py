@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from config.said import SAID
 from prefork.config.arguments import parse
-from prefork.config.load import from_arguments, from_keywords
+from prefork.config.load import arguments_again, from_arguments, from_keywords, keywords_again
 from prefork.config.model import Config, PoolConfig
 from prefork.config.options import BY_KEY, OPTIONS, SERVER_KEYS
 from prefork.errors import ConfigurationError, PreforkError, UsageError
@@ -36,6 +36,12 @@ def value(config: Config, key: str) -> Any:
     return getattr(config if key in SERVER_KEYS else pool, key)
 
 
+def flag_of(switch: str) -> str:
+    """The flag that says of a switch what the table says."""
+    option = BY_KEY[switch]
+    return option.flag if SAID[switch][1] else option.off_flag
+
+
 def failure(kind: type[PreforkError], *words: str, **environ: str) -> str:
     with pytest.raises(kind) as caught:
         configured(words, environ)
@@ -46,9 +52,12 @@ def failure(kind: type[PreforkError], *words: str, **environ: str) -> str:
 # --- each option ------------------------------------------------------------------------------------------------------
 
 
+_TESTED_APART = {"socket", "workers", "daemonize", "allowed_addresses", "status_listen"}
+
+
 def test_table_is_whole() -> None:
     """The tests below see every option there is, but for those that have their own tests."""
-    assert set(SAID) == {option.key for option in OPTIONS} - {"socket", "workers", "daemonize", "allowed_addresses"}
+    assert set(SAID) == {option.key for option in OPTIONS} - _TESTED_APART
 
 
 def test_least() -> None:
@@ -87,7 +96,7 @@ def test_as_keyword(key: str) -> None:
 def test_command_line_beats_environment(key: str) -> None:
     """What the command line says wins; the variable that lost is not even judged."""
     text, expected = SAID[key]
-    words = [BY_KEY[key].flag] if BY_KEY[key].switch else [BY_KEY[key].flag, text]
+    words = [flag_of(key)] if BY_KEY[key].switch else [BY_KEY[key].flag, text]
     assert expected == value(load(*words, **{BY_KEY[key].variable: "'"}), key)
 
 
@@ -97,6 +106,25 @@ def test_keyword_beats_environment(key: str) -> None:
     text, expected = SAID[key]
     source = {"socket": SOCKET, key: expected}
     assert expected == value(from_keywords(APP, source, {BY_KEY[key].variable: text}), key)
+
+
+def test_a_switch_that_is_on() -> None:
+    """What is on by default can be turned off in every source, and on again by a stronger one."""
+    assert load("--no-skip-abandoned").pools[0].skip_abandoned is False
+    assert load(PREFORK_SKIP_ABANDONED="off").pools[0].skip_abandoned is False
+    assert load("--skip-abandoned", PREFORK_SKIP_ABANDONED="off").pools[0].skip_abandoned is True
+
+
+@pytest.mark.parametrize(
+    "key", ["queue_timeout", "request_slowlog_timeout", "request_timeout", "request_terminate_timeout", "max_memory"]
+)
+@pytest.mark.parametrize("text", ["off", "0", "0s"])
+def test_off(key: str, text: str) -> None:
+    """A limit is none when it is off or zero, wherever that is said."""
+    text = text if key != "max_memory" else text.replace("s", "M")
+    assert value(load(BY_KEY[key].flag, text), key) is None
+    assert value(load(**{BY_KEY[key].variable: text}), key) is None
+    assert value(from_keywords(APP, {"socket": SOCKET, key: text}, {}), key) is None
 
 
 def test_last_use_wins() -> None:
@@ -253,6 +281,9 @@ def test_workers_beat_the_weaker_source() -> None:
     """Both in different sources are no contradiction: the stronger source wins, either way round."""
     assert load("--workers", "3", PREFORK_MAX_CHILDREN="9", PREFORK_PM="dynamic").pools[0].max_children == 3
     assert load("--max-children", "9", PREFORK_WORKERS="3").pools[0].max_children == 9
+    assert load("--pm", "dynamic", PREFORK_WORKERS="3").pools[0].pm == "dynamic"
+    assert load("--workers", "3", PREFORK_PM="ondemand").pools[0].pm == "static"
+    assert load("--workers", "3", "--pm", "static").pools[0].max_children == 3
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -271,9 +302,12 @@ def test_workers_beat_the_weaker_source() -> None:
         ((APP, "--vesion"), "unknown option --vesion; did you mean --version?"),
         ((APP, "-b", "a"), "unknown option -b; did you mean --socket?"),
         ((APP, "-w", "4"), "unknown option -w; did you mean --workers?"),
-        ((APP, "--reload"), "unknown option --reload: this version does not reload the application: restart"),
+        ((APP, "--reload"), "unknown option --reload: this version does not watch files: `preforkctl reload` serves"),
+        ((APP, "--timeout", "3"), "unknown option --timeout; did you mean --request-terminate-timeout?"),
+        ((APP, "-D"), "unknown option -D; did you mean --daemonize?"),
+        ((APP, "-t"), "unknown option -t; did you mean --check?"),
+        ((APP, "--preload-app"), "unknown option --preload-app; did you mean --preload?"),
         ((APP, "--threads", "2"), "unknown option --threads: a worker serves one request at a time, on purpose"),
-        ((APP, "--slowlog", "x"), "unknown option --slowlog: this version keeps no log of slow requests"),
         ((APP, "--reader"), "unknown option --reader (see prefork-serve --help)"),
         ((APP, "--xyzzy"), "unknown option --xyzzy (see prefork-serve --help)"),
         ((APP, "--version=1"), "--version: ignored explicit argument '1'; see prefork-serve --help"),
@@ -284,15 +318,28 @@ def test_usage(words: tuple[str, ...], message: str) -> None:
     assert message in failure(UsageError, *words)
 
 
-@pytest.mark.parametrize("flag", ["--reload-on-change", "--min-spare-servers", "--request-timeout"])
+@pytest.mark.parametrize("flag", ["--reload-on-change", "--threads"])
 def test_options_of_other_versions(flag: str) -> None:
     """An option that does nothing is not accepted."""
     assert f"unknown option {flag}" in failure(UsageError, APP, "--socket", SOCKET, flag)
 
 
+def test_the_status_pages_are_a_pool_of_their_own() -> None:
+    """Behind the others, as the first one's user, and never with a name that is taken."""
+    www, status = load("--status-listen", "127.0.0.1:9000", "--name", "status", "--user", "app").pools
+    assert (www.name, www.internal) == ("status", False)
+    assert (status.name, status.internal) == ("prefork-status", True)
+    assert (status.socket, status.protocol, status.user) == ("127.0.0.1:9000", "http", "app")
+    assert len(load("--status-listen", "off").pools) == 1
+
+
+def test_the_status_pages_have_a_socket_of_their_own() -> None:
+    assert "is said twice" in failure(ConfigurationError, APP, "--socket", SOCKET, "--status-listen", SOCKET)
+
+
 # option → what cannot be, what is expected
 WRONG: Mapping[str, tuple[str, str]] = {
-    "socket": ("", "a path, @name, host:port or fd://N"),
+    "socket": ("", "a path, @name, host:port, fd://N, systemd or starter"),
     "socket_mode": ("0680", "octal digits from 0 to 0777, as chmod(1) takes them"),
     "socket_owner": ("", "a name or a number"),
     "socket_group": ("a\nb", "a name or a number"),
@@ -303,11 +350,38 @@ WRONG: Mapping[str, tuple[str, str]] = {
         "localhost",
         "an address or a network, as 10.0.0.7, 10.0.0.0/8 or fd00::/8, or unix, or none",
     ),
-    "pm": ("dynamic", "static, the one process manager of this version"),
+    "pm": ("on-demand", "dynamic, static or ondemand"),
+    "min_spare_servers": ("0", "a number from 1 to 10000"),
+    "max_spare_servers": ("off", "a number from 1 to 10000"),
+    "start_servers": ("half", "a number from 1 to 10000"),
+    "max_spawn_rate": ("0", "a number from 1 to 10000"),
+    "process_idle_timeout": ("0", "a duration such as 250ms, 30s, 5m or plain seconds, from 100ms to 24 days"),
+    "max_requests": ("1K", "a number from 0 to 1000000000"),
+    "max_requests_jitter": ("50", "a share such as 10% or 0.1, from 0% to 100%"),
+    "max_memory": ("1K", "a size such as 64K, 256M or plain bytes, from 1M to 1T, or off"),
+    "max_worker_lifetime": ("1ms", "a duration such as 250ms, 30s, 5m or plain seconds, from 1s to 24 days, or off"),
     "max_children": ("0", "a number from 1 to 10000"),
     "workers": ("many", "a number from 1 to 10000"),
     "preload": ("yes", "auto, always or never"),
     "warmup": ("index", "a path that begins with / and has no spaces"),
+    "canary": ("healthz", "a path that begins with / and has no spaces, or off"),
+    "reload_surge": ("0", "a number from 1 to 10000"),
+    "header_timeout": ("off", "a duration such as 250ms, 30s, 5m or plain seconds, from 100ms to 24 days"),
+    "body_timeout": ("0s", "a duration such as 250ms, 30s, 5m or plain seconds, from 100ms to 24 days"),
+    "body_min_rate": ("500/s", "a size such as 64K, 256M or plain bytes, from 0 to 1G"),
+    "write_timeout": ("-1", "a duration such as 250ms, 30s, 5m or plain seconds, from 100ms to 24 days"),
+    "write_min_rate": ("2G", "a size such as 64K, 256M or plain bytes, from 0 to 1G"),
+    "queue_timeout": ("1ms", "a duration such as 250ms, 30s, 5m or plain seconds, from 10ms to 24 days, or off"),
+    "skip_abandoned": ("often", "on or off"),
+    "request_slowlog_timeout": (
+        "1ms",
+        "a duration such as 250ms, 30s, 5m or plain seconds, from 10ms to 24 days, or off",
+    ),
+    "request_timeout": ("never", "a duration such as 250ms, 30s, 5m or plain seconds, from 10ms to 24 days, or off"),
+    "request_terminate_timeout": (
+        "1d",
+        "a duration such as 250ms, 30s, 5m or plain seconds, from 10ms to 24 days, or off",
+    ),
     "graceful_timeout": ("1w", "a duration such as 250ms, 30s, 5m or plain seconds, from 0s to 24 days"),
     "boot_timeout": ("0", "a duration such as 250ms, 30s, 5m or plain seconds, from 100ms to 24 days"),
     "max_header_size": ("64MB", "a size such as 64K, 256M or plain bytes, from 1K to 64M"),
@@ -322,6 +396,7 @@ WRONG: Mapping[str, tuple[str, str]] = {
     "no_new_privs": ("maybe", "on or off"),
     "clear_env": ("", "on or off"),
     "env": ("NAME", "NAME=VALUE"),
+    "hooks": ("hooks.py", "a module, dotted as in an import and without .py"),
     "name": ("a b", "letters, digits, dots, dashes or underscores, at most 64"),
     "daemonize": ("2", "on or off"),
     "pid_file": ("", "a path"),
@@ -332,8 +407,13 @@ WRONG: Mapping[str, tuple[str, str]] = {
         "combined, common, json, or a template with tokens like %h or %R (did you mean json?)",
     ),
     "access_log_suppress": ("ping", "a path that begins with / and has no spaces"),
+    "slowlog": ("syslog", "a path"),
     "catch_output": ("", "on or off"),
     "control_socket": ("", "a path, or off"),
+    "status_listen": ("", "a path or host:port, or off"),
+    "status_path": ("status", "a path that begins with / and has no spaces, or off"),
+    "ping_path": ("ping", "a path that begins with / and has no spaces, or off"),
+    "ping_response": ("", "a text"),
     "log_level": ("trace", "debug, info, warning or error"),
     "log_format": ("xml", "auto, console or json"),
 }
@@ -407,7 +487,12 @@ def test_wrong_keyword(key: str) -> None:
             "PREFORK_MAX_CHILDERN in the environment names no option; did you mean PREFORK_MAX_CHILDREN?",
         ),
         ((), {"PREFORK_QQQ": "3"}, "PREFORK_QQQ in the environment names no option (unset it, or see"),
-        ((), {"PREFORK_REQUEST_TIMEOUT": "1"}, "PREFORK_REQUEST_TIMEOUT in the environment names no option"),
+        ((), {"PREFORK_THREADS": "2"}, "PREFORK_THREADS in the environment names no option: a worker serves one"),
+        (
+            (),
+            {"PREFORK_TIMEOUT": "1"},
+            "PREFORK_TIMEOUT in the environment names no option; did you mean PREFORK_REQUEST_TERMINATE_TIMEOUT?",
+        ),
         (("--socket", ":8000"), {}, "socket :8000: expected host and port, as 127.0.0.1:8000"),
         (
             ("--warmup", "/a"),
@@ -415,7 +500,6 @@ def test_wrong_keyword(key: str) -> None:
             "--warmup /a cannot go with PREFORK_PRELOAD never: nothing is imported before the workers are forked",
         ),
         (("--warmup", ""), {}, "--warmup: expected a path that begins with / and has no spaces, found ''"),
-        (("--pm", "ondemand"), {}, "--pm: expected static, the one process manager of this version, found 'ondemand'"),
     ],
 )
 def test_contradictions(words: tuple[str, ...], environ: dict[str, str], message: str) -> None:
@@ -428,6 +512,7 @@ def test_contradictions(words: tuple[str, ...], environ: dict[str, str], message
     [
         ({"max_childern": 3}, "unknown option max_childern; did you mean max_children?"),
         ({"app": "a"}, "unknown option app"),
+        ({"timeout": 30}, "unknown option timeout; did you mean request_terminate_timeout?"),
         ({"reload_on_change": True}, "unknown option reload_on_change"),
         ({"backlog": True}, "backlog=: expected a number from 1 to 2147483647, found 'True'"),
         ({"umask": 0o1000}, "umask=: expected octal digits from 0 to 0777, as chmod(1) takes them, found '1000'"),
@@ -605,3 +690,38 @@ def test_nothing_else_is_raised(words: list[str], environ: dict[str, str]) -> No
         assert len({pool.name for pool in found.pools}) == len(found.pools) > 0
     else:
         assert found not in ("", None, 1, 2)
+
+
+def test_the_same_again(tmp_path: Path) -> None:
+    """Arguments, keywords and environment are those of the start; the file is as it is now, behind whatever link."""
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "p.toml").write_text(
+            f'[pool.www]\napp = "a"\nsocket = "@x"\nmax_children = {number}\n'
+        )
+    current = tmp_path / "current"
+    current.symlink_to("1")
+    environ = {"PREFORK_BACKLOG": "7"}
+    by_variable = {"PREFORK_CONFIG": "p.toml"}
+    ways = [
+        arguments_again(parse(["--config", "p.toml", "--umask", "027"]), environ, str(current)),
+        arguments_again(parse(["--umask", "027"]), {**environ, **by_variable}, str(current)),
+        keywords_again(None, {"config": "p.toml", "umask": 0o27}, environ, str(current)),
+        keywords_again(None, {"umask": 0o27}, {**environ, **by_variable}, str(current)),
+    ]
+    environ["PREFORK_BACKLOG"] = "8"
+
+    def found() -> list[tuple[int, int, int | None]]:
+        pools = [way().pools[0] for way in ways]
+        return [(pool.max_children, pool.backlog, pool.umask) for pool in pools]
+
+    assert found() == [(1, 7, 0o27)] * 4
+    current.unlink()
+    current.symlink_to("2")
+    assert found() == [(2, 7, 0o27)] * 4
+    (tmp_path / "2" / "p.toml").unlink()
+    with pytest.raises(ConfigurationError, match=r"p\.toml"):
+        ways[0]()
+    alone = keywords_again("a", {"socket": "@x"}, {}, "/nowhere")
+    assert alone().pools[0].app == "a"
+    assert arguments_again(parse(["a", "--socket", "@x"]), {}, "/nowhere")().pools[0].socket == "@x"

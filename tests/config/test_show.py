@@ -59,10 +59,30 @@ def again(loaded: Loaded) -> Loaded:
 def test_loads_again() -> None:
     """What is shown, loaded as a file, is the same configuration, but for env."""
     words = [f"--{key.replace('_', '-')}={text}" for key, (text, value) in SAID.items() if value is not True]
+    words = [word for word in words if not word.endswith("=off") or word.startswith("--control-socket")]
     words += [f"--{key.replace('_', '-')}" for key, (_, value) in SAID.items() if value is True]
-    left_out = ("--env", "--warmup")  # no warmup without preload
+    words += [f"--no-{key.replace('_', '-')}" for key, (_, value) in SAID.items() if value is False]
+    left_out = ("--env", "--warmup", "--pm")  # no warmup without preload, no spares with static
     words = [word for word in words if not word.startswith(left_out)]
     loaded = from_arguments(parse(["a:b()", "--socket", 'odd "path" \x7f'.replace("\x7f", "é"), *words]), {})
+    assert again(loaded).config == loaded.config
+
+
+def test_what_follows_from_others() -> None:
+    """What nobody said and other numbers decide is shown as it will be."""
+    text = show("a", "--socket", "s", "--max-children", "40", "--min-spare-servers", "10")
+    assert line_of(text, "min_spare_servers").split(None, 3) == ["min_spare_servers", "=", "10", "# command line"]
+    assert line_of(text, "max_spare_servers").split() == ["#", "max_spare_servers:", "20", "#", "default"]
+    assert line_of(text, "start_servers").split() == ["#", "start_servers:", "15", "#", "default"]
+    assert line_of(text, "reload_surge").split() == ["#", "reload_surge:", "40", "#", "default"]
+    text = show("a", "--socket", "s", "--workers", "4")
+    assert line_of(text, "start_servers").startswith("# start_servers: not with pm static  ")
+
+
+def test_off_loads_again() -> None:
+    """What is off is shown as that, also where it is not by default."""
+    loaded = from_arguments(parse(["a", "--socket", "s", "--request-slowlog-timeout", "0"]), {})
+    assert line_of(render(loaded), "request_slowlog_timeout").startswith('request_slowlog_timeout = "off" ')
     assert again(loaded).config == loaded.config
 
 

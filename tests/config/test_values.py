@@ -7,12 +7,15 @@ import pytest
 from prefork.config.values import (
     choice,
     duration,
+    limit,
     matching,
     number,
     octal,
     optional,
+    share,
     size,
     spell_duration,
+    spell_share,
     spell_size,
 )
 
@@ -125,6 +128,38 @@ def test_optional() -> None:
     assert read("2") == 2
     with pytest.raises(ValueError, match="a number from 1 to 2, or off"):
         read("3")
+
+
+@pytest.mark.parametrize("text", ["off", "0", "0s", "0ms", "00.0m", "0K"])
+def test_limit_that_is_none(text: str) -> None:
+    """``off`` and every zero are no limit, as in php-fpm."""
+    assert limit(duration(least=0.01))(text) is None
+
+
+def test_limit() -> None:
+    """Anything else is what the reader says."""
+    read = limit(duration(least=0.01))
+    assert read("10ms") == 0.01
+    for text in ("", "1ms", "0x", "-0", "Off"):
+        with pytest.raises(ValueError, match="from 10ms to 24 days, or off"):
+            read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("10%", 0.1), ("0%", 0.0), ("100%", 1.0), ("12.5%", 0.125), ("0", 0.0), ("0.1", 0.1), (".25", 0.25), ("1.0", 1.0)],
+)
+def test_share(text: str, value: float) -> None:
+    """A share is a percentage, or a fraction as Python writes one."""
+    assert value == share(text)
+    assert share(spell_share(value)) == value
+
+
+@pytest.mark.parametrize("text", ["", "%", "1", "10", "101%", "1.1", "-1%", "1e-1", "10 %", "٣%", "0.1%%", "10%\n"])
+def test_no_share(text: str) -> None:
+    """A bare whole number is none: to some it is a count, to others a percentage."""
+    with pytest.raises(ValueError, match=r"a share such as 10% or 0\.1, from 0% to 100%"):
+        share(text)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from prefork.master.holdings import Channel, Holdings
 from prefork.master.launch import Launch
 from prefork.master.perform import Performer
 from prefork.master.pool import Pool
-from prefork.policy.model import IDLE, Fork, Listen, Retire, SignalRetired, StartZygote, Worker
+from prefork.policy.model import IDLE, Fork, Listen, Retire, Rules, SignalRetired, StartZygote, Worker
 from prefork.system import processes
 from prefork.system.listener import Listener, parse_address
 from prefork.system.logplaces import open_log
@@ -47,9 +47,7 @@ class Bench:
         pool = PoolConfig(app="faulty", socket=path, max_children=_WORKERS)
         listener = Listener.claim(parse_address(path))
         slots = slots_for(_WORKERS)
-        book = Pool(
-            "www", "faulty", max_children=_WORKERS, slots=slots, boot_timeout=60, graceful_timeout=25, inherited=False
-        )
+        book = Pool("www", "faulty", rules=Rules(max_children=_WORKERS), slots=slots, inherited=False)
         files = resource.getrlimit(resource.RLIMIT_NOFILE)
         launch = Launch(Config(pools=(pool,)), pool, None, os.getcwd(), files, lambda _gifts, _app: None)
         self.selector = selectors.DefaultSelector()
@@ -83,7 +81,7 @@ class Bench:
         """Fork until all are there; the youngest need not accept yet."""
         while len(self.active()) < _WORKERS:
             used = self.hands.pool.workers
-            self.do(Fork("www", next(slot for slot in range(64) if slot not in used)))
+            self.do(Fork("www", next(slot for slot in range(64) if slot not in used), generation=1))
         while not all(worker.listening for worker in self.active()):
             self.pump()
 

@@ -138,6 +138,7 @@ def test_an_address_in_use_is_69(yard: Yard) -> None:
     second = yard.start("prefork.demo", "--pid-file", str(yard.folder / "second.pid"))
     assert second.returncode == 69
     assert f"pid {yard.pid}" in second.stderr
+    assert yard.events("not_started") == []  # the log is that of the server that has the address
     yard.stop()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import Server, wait_until
+from harness.cgroups import limited_memory
 
 
 def zygote(server: Server) -> int:
@@ -34,11 +35,38 @@ def test_a_worker_that_dies_is_replaced_and_the_cause_is_told(folder: Path, path
         assert (died["slot"], died["request"]) == (0, f"GET {path}")
 
 
+def test_a_worker_that_the_kernel_kills_for_memory_is_told_as_one(folder: Path) -> None:
+    """The kernel's own count says so; a kill by hand afterwards is told as nothing but that."""
+    (folder / "hoarder.py").write_text(
+        "def application(environ, start_response):\n"
+        "    if environ['PATH_INFO'] == '/hoard': hoard = [b'x' * 2**20 for _ in range(4096)]\n"
+        "    start_response('200 OK', [])\n"
+        "    return [b'hello']\n"
+    )
+    with limited_memory(300 * 1024**2) as cgroup:
+        server = Server("hoarder", "--workers", "1", folder=folder)
+        join = f"open({str(cgroup / 'cgroup.procs')!r}, 'w').write('0')"
+        program, *arguments = server._command
+        server._command = [program, "-c", f"import os; {join}; os.execv({program!r}, {[program, *arguments]!r})"]
+        with server:
+            assert not server.ask(path="/hoard").complete
+            died = server.wait_event("worker_died")
+            assert died["cause"].startswith("killed by SIGKILL: out of memory, killed by the kernel (oom_kill in ")
+            assert died["request"] == "GET /hoard"
+            assert server.ask().body == b"hello"
+            (worker,) = server.workers()
+            os.kill(worker, signal.SIGKILL)
+            assert server.wait_event("worker_died", count=2)["cause"] == "killed by SIGKILL"
+
+
 def test_an_application_that_exits_gets_its_answer_out_and_is_replaced(folder: Path) -> None:
     """SystemExit in a request is a 500 for the client, and the worker leaves afterwards."""
     with Server("faulty", "--workers", "1", folder=folder) as server:
         assert server.ask(path="/leave").status == 500
         assert server.ask(path="/hello").body == b"hello"
+        server.send(signal.SIGTERM)
+        assert server.wait_exit() == 0
+        assert server.find("worker_died") == []  # it left in order
 
 
 def test_a_worker_that_is_out_of_descriptors_is_replaced(folder: Path) -> None:

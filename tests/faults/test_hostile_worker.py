@@ -8,8 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from harness import Server, alive, wait_until
+from harness import Server, alive, fetch, wait_until
+from prefork.cli import control
+from prefork.cli.showing import FORMATS
 
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -49,6 +52,34 @@ def test_a_scoreboard_full_of_lies_changes_nothing(folder: Path, fill: str) -> N
         for _ in range(3):
             assert server.ask(path=f"/scribble{fill}").body == b"scribbled"
         assert serves(server)
+
+
+@pytest.mark.parametrize("fill", ["", *(f"?byte={byte}" for byte in (4, 7, 127, 255))])
+def test_whoever_looks_meanwhile_sees_a_status(
+    folder: Path, fill: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """In every format, on the pages and by the command, as many workers as there are, and numbers that are numbers."""
+    pages, door = str(folder / "status.sock"), str(folder / "control.sock")
+    options = ("--workers", "2", "--status-listen", pages, "--control-socket", door)
+    with Server("faulty", *options, folder=folder) as server:
+        server.wait_event("serving", count=2)
+        for _ in range(3):
+            assert server.ask(path=f"/scribble{fill}").body == b"scribbled"
+            for form in FORMATS:
+                answer = fetch(pages, path=f"/status?{form}&full")
+                assert (answer.status, len(answer.body) < 65_536) == (200, True)
+                assert control.main(["status", "--control", door, "--format", form, "--full"]) == 0
+                assert 0 < len(capfdbinary.readouterr().out) < 65_536
+            assert control.main(["status", "--control", door]) == 0
+            assert b"workers   " in capfdbinary.readouterr().out
+            shown = json.loads(fetch(pages, path="/status?json&full").body, parse_constant=pytest.fail)
+            assert shown["total processes"] == len(shown["processes"]) > 0
+            assert 0 <= shown["accepted conn"] < 2**60
+            assert 0 <= sum(shown["request seconds"]["counts"]) < 2**60
+            metrics = fetch(pages, path="/metrics").text
+            assert list(text_string_to_metric_families(metrics))  # type: ignore[no-untyped-call]
+        assert server.running
+        assert server.ask(path="/hello").body == b"hello"
 
 
 def test_a_worker_may_map_its_scoreboard_away(folder: Path) -> None:

@@ -60,11 +60,12 @@ def test_warmup_requests_run_in_the_zygote_before_any_worker_exists(folder: Path
         "seen = []\n"
         "def application(environ, start_response):\n"
         "    if environ['PATH_INFO'] == '/fails': raise RuntimeError('not yet')\n"
+        "    if environ['PATH_INFO'] == '/host': start_response('400 Bad Request', []); return []\n"
         "    if environ['HTTP_USER_AGENT'] == 'prefork-warmup': seen.append((environ['PATH_INFO'], os.getpid()))\n"
         "    start_response('200 OK', [('Content-Type', 'text/plain')])\n"
         "    return [repr((seen, os.getpid())).encode()]\n"
     )
-    options = ("--warmup", "/a?x=1", "--warmup", "/fails", "--warmup", "/b", "--workers", "1")
+    options = ("--warmup", "/a?x=1", "--warmup", "/fails", "--warmup", "/host", "--warmup", "/b", "--workers", "1")
     with Server("warm", *options, folder=folder) as server:
         params = {"HTTP_USER_AGENT": "test"}
         seen, worker = eval(server.ask(path="/", params=params).text)
@@ -72,6 +73,7 @@ def test_warmup_requests_run_in_the_zygote_before_any_worker_exists(folder: Path
         assert len({pid for _, pid in seen}) == 1
         assert worker not in {pid for _, pid in seen}
         assert "not yet" in server.wait_event("warmup_failed", path="/fails")["traceback"]
+        assert "ALLOWED_HOSTS" in server.wait_event("warmup_failed", path="/host")["message"]
 
 
 def test_two_sockets_make_two_pools_of_one_master(folder: Path) -> None:

@@ -67,7 +67,8 @@ def test_a_worker_holds_what_it_uses_and_nothing_else(folder: Path) -> None:
                     "/dev/null",  # standard input; output and error are the server's own
                     "/memfd:prefork-control",
                     "/memfd:prefork-scoreboard",
-                    "/memfd:prefork-stacks",
+                    "/memfd:prefork-stacks",  # where an import that hangs is told
+                    "/memfd:prefork-stacks",  # its own
                     "anon_inode:[eventfd]",  # the doorbell
                     "pipe",  # the log: what standard error is, non-blocking for us alone
                     "socket",  # the listener
@@ -99,8 +100,9 @@ def test_an_interpreter_out_of_reach_is_found_before_anything_is_started(folder:
 @pytest.mark.root
 def test_without_a_user_root_is_warned(folder: Path) -> None:
     """Loudly: whoever takes over the application owns the machine."""
-    with Server("faulty", folder=folder) as server:
-        assert server.find("running_as_root")[0]["level"] == "warning"
+    with Server("faulty", "--status-listen", str(folder / "status.sock"), folder=folder) as server:
+        (warned,) = server.find("running_as_root")
+        assert (warned["level"], warned["pool"]) == ("warning", "www")
 
 
 @pytest.mark.root

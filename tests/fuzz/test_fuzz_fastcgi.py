@@ -21,7 +21,7 @@ from prefork.protocol.codec import HeadLimits
 from prefork.protocol.fastcgi import Reader
 from prefork.protocol.fastcgi_client import ResponseReader, encode_request, encode_stdin
 from prefork.protocol.fastcgi_params import decode_parameters
-from prefork.worker.exchange import Limits
+from prefork.worker.limits import Limits
 from wire import Desk, hello
 
 EXAMPLES: Final = int(os.environ.get("PREFORK_FUZZ", "300"))

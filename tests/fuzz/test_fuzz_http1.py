@@ -17,7 +17,7 @@ from prefork.errors import ProtocolError
 from prefork.protocol import codec
 from prefork.protocol.codec import HeadLimits
 from prefork.protocol.http1 import Origin, Reader
-from prefork.worker.exchange import Limits
+from prefork.worker.limits import Limits
 from wire import Desk, hello
 
 EXAMPLES: Final = int(os.environ.get("PREFORK_FUZZ", "300"))

@@ -16,7 +16,10 @@ from harness.clients import (
     open_response,
     read_response,
 )
+from harness.crowd import Crowd
+from harness.load import Load, Sample
 from harness.nginx import Nginx
+from harness.ordering import control
 from harness.processes import (
     PACKAGE_ROOT,
     PATIENCE,
@@ -36,14 +39,18 @@ __all__ = [
     "PATIENCE",
     "REPOSITORY",
     "UNMEASURED",
+    "Crowd",
     "Event",
     "FastCGIResponse",
+    "Load",
     "Nginx",
     "Response",
+    "Sample",
     "Server",
     "alive",
     "children",
     "connect",
+    "control",
     "encode_request",
     "environment",
     "fastcgi",

@@ -1,6 +1,7 @@
 """prefork itself as a subprocess of the test, its log as events.
 
-Leaving a ``Server`` asserts that no process and no socket of it is left. The fact behind it is the end of its standard
+Leaving a ``Server`` asserts that no process and no socket of it is left, and that its master has hidden no mistake of
+its own. The fact behind it is the end of its standard
 error: every process the server ever forked holds that pipe, so it ends when the last of them has.
 """
 
@@ -78,6 +79,7 @@ class Server:
 
     ``user`` and ``group`` are those that *start* the server; ``umask`` is what it inherits. As a context manager it
     waits until the server serves and stops it at the end, asserting that nothing of it is left.
+    ``parent`` is a command that is given the server's own: it becomes the server, or its parent, and is stopped as one.
     """
 
     READY = "serving"
@@ -96,12 +98,13 @@ class Server:
         chdir: Path | None = None,
         pass_fds: Sequence[int] = (),
         stdout: int | None = None,
+        parent: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.address = str(folder / "app.sock") if socket is None else socket
         self.path = Path(self.address) if self.address.startswith("/") else None
-        self._command = [sys.executable, "-m", "prefork", app, "--socket", self.address, "--log-format", "json"]
-        self._command += options
+        what = [app, "--socket", self.address] if app else []  # else a file that the options name says all that
+        self._command = [*parent, sys.executable, "-m", "prefork", *what, "--log-format", "json", *options]
         self._start: dict[str, Any] = {
             "cwd": chdir or folder,
             "env": environment(env or {}),
@@ -251,6 +254,7 @@ class Server:
         assert self.process.poll() is not None, "the master still runs"
         assert self.log.wait_end(PATIENCE), f"processes of it live on:\n{self.text}"
         self.log.close()
+        assert not self.find("master_fault"), self.text
         if self.path is not None and self.process.returncode >= 0:
             assert not self.path.exists(), f"{self.path} is still there"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from harness import REPOSITORY, Nginx, Response, Server, memory
+from harness import REPOSITORY, Nginx, Response, Server, control, memory
 
 pytestmark = pytest.mark.nginx
 
@@ -146,3 +147,18 @@ def test_as_the_readme_says(folder: Path) -> None:
         Nginx(server.address, folder=folder) as nginx,
     ):
         assert visits(nginx.fetch()) == 1
+
+
+@pytest.mark.parametrize(("options", "reason"), [((), ""), (("--canary", "/"), "views.py, line ")])
+def test_a_view_that_cannot_be_imported(folder: Path, options: tuple[str, ...], reason: str) -> None:
+    """The import loads no views: a reload takes what is wrong there, unless a canary asks for a page."""
+    site = folder / "site"
+    shutil.copytree(SITE, site, ignore=shutil.ignore_patterns("__pycache__"))
+    options = ("--workers", "1", "--control-socket", str(folder / "c.sock"), *options)
+    with Server("mysite.wsgi:application", *options, folder=folder, chdir=site) as server:
+        with (site / "mysite" / "views.py").open("a") as views:
+            views.write("\ndef (:\n")
+        done = control(folder, "--control", str(folder / "c.sock"), "reload", status=1 if reason else 0)
+        assert reason in done.stderr
+        with Nginx(server.address, folder=folder) as nginx:
+            assert nginx.fetch().status == (200 if reason else 500)

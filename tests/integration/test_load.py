@@ -12,7 +12,7 @@ from harness import Nginx, Server
 
 pytestmark = pytest.mark.nginx
 
-WORKERS = ("--max-children", "4")
+WORKERS = ("--workers", "4")
 
 
 @pytest.mark.parametrize("keepalive", [0, 8], ids=["fastcgi_pass", "fastcgi_keep_conn"])

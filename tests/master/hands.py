@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from prefork.master.holdings import Channel, Holdings
 from prefork.master.launch import Launch
 from prefork.master.perform import Performer
 from prefork.master.pool import Pool
+from prefork.master.rules import rules_of
 from prefork.system.channel import Kind, open_pair
 from prefork.system.listener import Listener, parse_address
 
-__all__ = ["NOW", "SLOTS", "Hands", "Recorder", "Speaker", "hands_of", "speaker"]
+__all__ = ["NOW", "SLOTS", "Hands", "Recorder", "Speaker", "descriptors_left", "hands_of", "speaker"]
 
 NOW: Final = 1_000.0
 SLOTS: Final = 64
@@ -63,14 +65,12 @@ class Hands(Performer):
 
     def __init__(self, max_children: int = 4, **options: Any) -> None:
         address = f"@prefork-test-{os.getpid()}-{next(_names)}"
-        config = PoolConfig(app="app:application", socket=address, **options)
+        config = PoolConfig(app="app:application", socket=address, max_children=max_children, **options)
         pool = Pool(
             "www",
             "app:application",
-            max_children=max_children,
+            rules=rules_of(config),
             slots=SLOTS,
-            boot_timeout=60.0,
-            graceful_timeout=25.0,
             inherited=False,
         )
         self.log = Recorder()
@@ -88,19 +88,31 @@ class Hands(Performer):
         """A zygote that has been started, as process ``pid``; its channel, and the end that is its own."""
         above, below = open_pair()
         self.pool.zygote_started(pid, NOW - 1)
-        self.holdings.zygote = Channel(above, None)
-        self.watched.append(self.holdings.zygote)
-        return self.holdings.zygote, below
+        self.holdings.zygotes[1] = Channel(above, None, 1)
+        self.watched.append(self.holdings.zygotes[1])
+        return self.holdings.zygotes[1], below
 
     def worker_in(self, slot: int) -> tuple[Channel, socket.socket]:
         """A worker that was asked for; its channel, and the end that is its own."""
         above, below = open_pair()
-        channel = Channel(above, slot)
+        channel = Channel(above, slot, 1)
         self.holdings.prepare_slot(slot)
         self.holdings.workers[slot] = channel
         self.watched.append(channel)
-        self.pool.forked(slot, NOW - 1)
+        self.pool.forked(slot, 1, NOW - 1)
         return channel, below
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """As if this process could have so many more descriptors."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = (number for number in itertools.count() if not os.path.exists(f"/proc/self/fd/{number}"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, count, None)), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @contextmanager

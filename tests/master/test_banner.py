@@ -20,6 +20,7 @@ from harness import PATIENCE, environment
 from master.hands import Hands, hands_of
 from prefork.config.model import default_max_children
 from prefork.master import banner
+from prefork.policy.model import Rules
 from prefork.system.listener import Listener, parse_address
 from prefork.system.reach import Reach, Verdict
 
@@ -27,7 +28,7 @@ from prefork.system.reach import Reach, Verdict
 @contextmanager
 def hands_at(folder: Path, verdict: Verdict, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator[Hands]:
     """Hands whose listener is open at a path, and the verdict on it."""
-    monkeypatch.setattr(banner, "diagnose", lambda _path: verdict)
+    monkeypatch.setattr(banner, "diagnose", lambda _path, passed: verdict)
     with hands_of(**options) as hands:
         hands.holdings.listener.close()
         hands.holdings.listener = Listener.claim(parse_address(str(folder / "app.sock")), mode=0o640)
@@ -78,8 +79,11 @@ def test_three_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             r"nginx \(running as www-data\) can connect",
             first,
         )
-        assert second.startswith("  4 workers")
-        assert third == "  off: deadlines for requests: one that hangs holds its worker until that is killed"
+        assert second.startswith("  up to 4 workers (2 idle), ")
+        hangs = "a request that hangs holds its worker until that is killed"
+        assert third == f"  off: request_terminate_timeout: {hangs}"
+    with hands_at(folder, GOOD, monkeypatch, max_body_size=1, access_log="-", request_terminate_timeout=9.0) as hands:
+        assert banner.banner(hands)[2] == "  off: nothing"
     with hands_at(folder, BAD, monkeypatch) as hands:
         first = banner.banner(hands)[0]
         assert first == f"www: app:application on {folder}/app.sock; {BAD}"
@@ -97,8 +101,23 @@ def test_without_a_file() -> None:
 def test_where_the_number_of_workers_comes_from() -> None:
     """The default and its reason, or what it would be."""
     usual = default_max_children()
-    assert re.fullmatch(rf"{usual} workers, the default for \d+ usable CPUs?.*", banner._workers(usual))
-    assert re.fullmatch(rf"1 worker, as asked for; the default for \d+ usable CPU.* is {usual}", banner._workers(1))
+    cpus = r"the default for \d+ usable CPUs?.*"
+    assert re.fullmatch(rf"{usual} workers, {cpus}", banner._workers(Rules(max_children=usual)))
+    assert re.fullmatch(rf"1 worker, as asked for; {cpus} is {usual}", banner._workers(Rules(max_children=1)))
+
+
+@pytest.mark.parametrize(
+    ("rules", "text"),
+    [
+        (Rules("static", 50), "50 workers, "),
+        (Rules("dynamic", 50, min_spare=2, max_spare=9), "up to 50 workers (2 to 9 idle), "),
+        (Rules("dynamic", 1, min_spare=1, max_spare=1), "up to 1 worker (1 idle), "),
+        (Rules("ondemand", 50), "up to 50 workers (none before somebody connects), "),
+    ],
+)
+def test_managers(rules: Rules, text: str) -> None:
+    """How many there will be is the manager's."""
+    assert banner._workers(rules).startswith(text)
 
 
 @pytest.mark.parametrize(("level", "lines"), [("info", True), ("warning", False)])

@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 
 from apart import NOBODY, run_apart
 from master.hands import Hands, Recorder, hands_of
+from prefork.errors import ConfigurationError
 from prefork.master import control
 from prefork.master.control import Door
+from prefork.master.reload import Outcome
 from prefork.policy.lifecycle import Command
 from prefork.policy.model import IDLE, RUNNING, Phase
+from prefork.status.fields import FIELDS
 from prefork.system.control import LARGEST_ORDER, connect, open_door
 from prefork.system.scoreboard import Slot
 
@@ -149,6 +152,9 @@ def test_ping_says_what_leads_to_the_server(folder: Path) -> None:
         ]
 
 
+_TEXTS = ("process manager", "application", "socket", "phase")
+
+
 def test_status_counts_and_names(folder: Path) -> None:
     """php-fpm's fields, and what each worker runs; times are seconds but for the request's, in microseconds."""
     with hands_of() as hands, house(folder, hands) as it:
@@ -159,17 +165,17 @@ def test_status_counts_and_names(folder: Path) -> None:
             before.begin(RUNNING, "GET", "/before", time.monotonic())
         for slot in (2, 3):
             held.prepare_slot(slot)
-            hands.pool.forked(slot, time.monotonic() - 10)
+            hands.pool.forked(slot, 1, time.monotonic() - 10)
             hands.pool.adopted(slot, 100 + slot)
         Slot(2, 64, *pages, 1, IDLE).enter(IDLE)
         Slot(3, 64, *pages, 1, IDLE).begin(RUNNING, "POST", "/a?b\x1b", time.monotonic() - 2)
-        hands.pool.view(b"", 3, 4096)
-        hands.pool.view(b"", 1, 4096)
+        hands.pool.view(Phase.SERVING, 0.0, b"", 3, 4096)
+        hands.pool.view(Phase.SERVING, 0.0, b"", 1, 4096)
         (pool,) = it.ask({"command": "status"})["pools"]
         processes = pool.pop("processes")
-        assert {key: pool[key] for key in pool if key not in ("socket", "start time", "start since")} == {
+        expected = {
             "pool": "www",
-            "process manager": "static",
+            "process manager": "dynamic",
             "application": "app:application",
             "generation": 0,
             "max children": 4,
@@ -181,19 +187,58 @@ def test_status_counts_and_names(folder: Path) -> None:
             "active processes": 1,
             "total processes": 2,
         }
+        assert {key: pool[key] for key in expected} == expected
+        assert {field.key for field in FIELDS if field.metric} >= pool.keys() - {"pool", *_TEXTS}
         assert [(p["slot"], p["pid"], p["state"], p["requests"]) for p in processes] == [
-            (2, 102, "idle", 0),
-            (3, 103, "running", 1),
+            (2, 102, "Idle", 0),
+            (3, 103, "Running", 1),
         ]
         assert [p["request uri"] for p in processes] == [None, "/a?b\x1b"]
         assert 2_000_000 <= processes[1]["request duration"] < 60_000_000
         assert all(10 <= p["start since"] < 60 for p in processes)
 
 
+def test_where_workers_stand(folder: Path) -> None:
+    """Answered when they have, or have been given up; one of them by its pid, also when it is idle."""
+    with hands_of() as hands, house(folder, hands) as it:
+        it.loop.at_beat(hands.tend)  # type: ignore[arg-type]
+        nobody = {"pool": "www", "workers": 0, "busy": 0, "listen queue": None, "groups": [], "stacks": []}
+        assert it.ask({"command": "stacks"}) == {"ok": True, "pools": [nobody]}
+        hands.worker_in(2)[1].close()
+        assert it.ask({"command": "stacks", "pid": 7}) == {"ok": False, "error": "7 is no worker of this server"}
+        hands.pool.adopted(2, 2**22 + 1)  # no process has this pid
+        hands.pool.listening(2)
+        (one,) = it.ask({"command": "stacks", "pid": 2**22 + 1})["pools"][0]["stacks"]
+        silent = {"pid": 2**22 + 1, "slot": 2, "state": "Starting", "answered": False, "forced": False, "frames": []}
+        assert silent.items() <= one.items()
+        (pool,) = it.ask({"command": "stacks"})["pools"]
+        assert (pool["workers"], pool["busy"], pool["stacks"]) == (1, 1, [one])
+        assert pool["groups"][0]["pids"] == [2**22 + 1]
+
+
+def test_what_is_remembered(folder: Path) -> None:
+    """Slow requests and episodes; of one that lasts, the queue as it is now if that is longer."""
+    with hands_of() as hands, house(folder, hands) as it:
+        pools = [{"pool": "www", "socket": str(hands.holdings.listener), "path": None, "episodes": 0}]
+        assert it.ask({"command": "saturation"}) == {"ok": True, "pools": pools, "episodes": []}
+        assert it.ask({"command": "slow"}) == {"ok": True, "slow": []}
+        facts = {"elapsed": 1.5, "method": "GET", "uri": "/a", "pid": 7, "slot": 1}
+        hands.ledger.was_slow(facts, "/a.py:1 f")
+        (slow,) = it.ask({"command": "slow"})["slow"]
+        assert (slow["pool"], slow["seconds"], slow["stack"]) == ("www", 1.5, "/a.py:1 f")
+        record = hands.ledger.episode(1_000.0, 5, 20)
+        for waiting, peak in ((None, 5), (3, 5), (9, 9)):
+            hands.pool.waiting = waiting
+            (episode,) = it.ask({"command": "saturation"})["episodes"]
+            assert (episode["pool"], episode["seconds"], episode["peak"]) == ("www", None, peak)
+        record["seconds"] = 2.0
+        assert it.ask({"command": "saturation"})["episodes"][0]["peak"] == 5
+
+
 def test_a_state_out_of_range_and_an_unknown_queue(folder: Path) -> None:
     """What a worker wrote is shown as unknown; what the kernel did not say as nothing, with our own limit."""
     with hands_of() as hands, house(folder, hands) as it:
-        hands.pool.forked(0, time.monotonic())
+        hands.pool.forked(0, 1, time.monotonic())
         hands.holdings.scoreboard.set_state(0, 200)
         (pool,) = it.ask({"command": "status"})["pools"]
         assert pool["processes"][0]["state"] == "unknown"
@@ -425,3 +470,120 @@ def _act(client: socket.socket, step: str, data: bytes) -> None:
         client.shutdown(socket.SHUT_WR)
     elif step == "close":
         client.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_deleted_socket_is_made_anew(folder: Path) -> None:
+    """With its mode, once a second; who is being served is served on, and the end removes the new one."""
+    (folder / "run").mkdir()
+    with hands_of() as hands, house(folder / "run", hands) as it:
+        early = it.client()
+        os.unlink(it.path)
+        it.loop.now += 2
+        it.loop.turn()
+        assert it.log.names() == ["control_socket_renewed"]
+        assert os.lstat(it.path).st_mode & 0o7777 == 0o600
+        assert it.ask({"command": "ping"})["ok"]
+        early.send(b'{"command": "ping"}')
+        it.loop.turn()
+        assert json.loads(early.recv(100_000))["ok"]
+        early.close()
+        it.door.close()
+        assert not os.path.lexists(it.path)
+
+
+def test_a_deleted_directory_is_waited_for(folder: Path) -> None:
+    """Told once; what others put at the path is left alone, and so is the door that nobody can find."""
+    (folder / "run").mkdir()
+    with hands_of() as hands, house(folder / "run", hands) as it:
+        os.unlink(it.path)
+        (folder / "run").rmdir()
+        for _ in range(5):
+            it.loop.now += 2
+            it.loop.turn()
+        assert it.log.names() == ["control_socket_lost"]
+        (folder / "run").mkdir()
+        Path(it.path).write_text("precious")
+        it.loop.now += 2
+        it.loop.turn()
+        assert Path(it.path).read_text() == "precious"
+        os.unlink(it.path)
+        it.loop.now += 2
+        it.loop.turn()
+        assert it.log.names() == ["control_socket_lost", "control_socket_renewed"]
+        assert it.ask({"command": "ping"})["ok"]
+
+
+@pytest.fixture
+def lone(folder: Path) -> Iterator[House]:
+    """A door without a pool."""
+    with house(folder) as found:
+        yield found
+
+
+class Reloads:
+    """Takes orders to reload, and answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.askers: list[Callable[[Outcome], None]] = []
+        self.source: dict[str, Any] = {}
+
+    def order(self, asker: Callable[[Outcome], None], **source: Any) -> None:
+        self.askers.append(asker)
+        self.source = source
+
+
+def test_a_reload_is_answered_when_it_is_done(lone: House) -> None:
+    """However long that takes; or with why it failed. Who has hung up meanwhile gets nothing."""
+    reloads = Reloads()
+    lone.door.offer(reloads, None)  # type: ignore[arg-type]
+    with lone.client() as first, lone.client() as second, lone.client() as third:
+        for client in (first, second, third):
+            client.send(b'{"command": "reload"}')
+            lone.loop.turn()
+        third.close()
+        lone.loop.now += 3600
+        lone.loop.turn()
+        assert (read(first), read(second)) == (None, None)
+        assert reloads.source == {"cause": "reload", "peer_pid": os.getpid(), "peer_uid": os.geteuid()}
+        done, failed, nobody = reloads.askers
+        done(Outcome(seconds=1.5, generations={"www": 2}))
+        failed(Outcome("no module", "Traceback"))
+        nobody(Outcome(seconds=1.5))
+        lone.loop.turn()
+        assert json.loads(read(first) or b"") == {"ok": True, "seconds": 1.5, "generations": {"www": 2}}
+        assert json.loads(read(second) or b"") == {"ok": False, "error": "no module", "traceback": "Traceback"}
+        assert (read(first), read(second), len(lone.door._clients)) == (b"", b"", 0)
+
+
+def test_a_reload_that_is_refused_is_answered_at_once(lone: House) -> None:
+    """Also from within its own order."""
+    reloads = Reloads()
+    reloads.order = lambda asker, **_: asker(Outcome("not now"))  # type: ignore[method-assign]
+    lone.door.offer(reloads, None)  # type: ignore[arg-type]
+    assert lone.ask({"command": "reload"}) == {"ok": False, "error": "not now", "traceback": ""}
+
+
+def test_orders_that_nobody_takes(lone: House) -> None:
+    """A door that leads to nobody says so."""
+    assert lone.ask({"command": "reload"})["error"] == "nobody here takes orders to reload"
+    order = {"command": "scale", "scales": [[None, "max_children", "3"]]}
+    assert lone.ask(order)["error"] == "expected at least one number to change"
+
+
+def test_a_scale_is_answered_with_what_holds(lone: House) -> None:
+    """Or with why it cannot be."""
+
+    class Scaling:
+        def order(self, scales: Any, **source: Any) -> dict[str, Any]:
+            if scales[0].value == "0":
+                raise ConfigurationError("too few")
+            return {"www": {"said": [(scale.pool, scale.name, scale.value) for scale in scales], **source}}
+
+    lone.door.offer(None, Scaling())  # type: ignore[arg-type]
+    answer = lone.ask({"command": "scale", "scales": [["www", "max_children", "3"], [None, "pm", "static"]]})
+    assert answer["ok"] is True
+    assert answer["pools"]["www"]["said"] == [["www", "max_children", "3"], [None, "pm", "static"]]
+    assert answer["pools"]["www"]["peer_pid"] == os.getpid()
+    refused = lone.ask({"command": "scale", "scales": [[None, "max_children", "0"]]})
+    assert refused == {"ok": False, "error": "too few"}
+    assert lone.ask({"command": "scale"})["error"] == "expected at least one number to change"

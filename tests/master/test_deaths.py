@@ -11,7 +11,20 @@ import pytest
 from master.hands import NOW, SLOTS, Hands, hands_of
 from prefork.errors import ApplicationError
 from prefork.master.deaths import bury
-from prefork.policy.model import FINISHING, FREE, IDLE, READING, RUNNING, STARTING, WRITING, Ended, ZygoteState
+from prefork.master.perform import Coming
+from prefork.policy.model import (
+    FINISHING,
+    FREE,
+    IDLE,
+    READING,
+    RETIRING,
+    RUNNING,
+    STARTING,
+    WRITING,
+    Ended,
+    Phase,
+    ZygoteState,
+)
 from prefork.system.scoreboard import Slot
 
 ZYGOTE, WORKER, SLOT = 700, 800, 5
@@ -20,7 +33,7 @@ SLOW = "boot_timeout (60 s)"
 
 
 def ended(hands: Hands) -> tuple[Ended, ...]:
-    return hands.pool.view(b"", None, None).ended
+    return hands.pool.view(Phase.SERVING, 0.0, b"", None, None).ended
 
 
 def with_zygote(hands: Hands, state: ZygoteState, *, unfit: bool = False) -> None:
@@ -28,11 +41,11 @@ def with_zygote(hands: Hands, state: ZygoteState, *, unfit: bool = False) -> Non
     end.close()
     match state:
         case ZygoteState.READY:
-            hands.pool.zygote_ready(loaded=True, unfit=unfit, now=NOW)
+            hands.pool.zygote_ready(1, loaded=True, unfit=unfit, now=NOW)
         case ZygoteState.FAILED:
-            hands.pool.zygote_failed(ApplicationError("said why"), NOW)
+            hands.pool.zygote_failed(1, ApplicationError("said why"), NOW)
         case ZygoteState.LEAVING:
-            hands.pool.zygote_leaving(NOW)
+            hands.pool.zygote_leaving(1, NOW)
         case ZygoteState.LOADING:
             pass
 
@@ -120,7 +133,7 @@ def test_a_zygote(
         assert bury(hands, ZYGOTE, status, NOW) is True
         assert hands.log.events == [(level, "zygote_died", {**DIED, "cause": cause}) for level, cause in told]
         assert str(hands.pool.failure or "") == failure
-        assert (hands.pool.zygote, hands.pool.zygote_pid, hands.holdings.zygote, hands.watched) == (None, 0, None, [])
+        assert (hands.pool.zygote, hands.pool.zygote_pid(1), hands.holdings.zygotes, hands.watched) == (None, 0, {}, [])
         assert hands.holdings.kill_reasons == {}
         ready = NOW if state is ZygoteState.READY else None
         assert ended(hands) == (Ended(ready, expected=state is ZygoteState.LEAVING),)
@@ -138,8 +151,7 @@ def test_a_zygote_whose_channel_was_dropped_before() -> None:
     """Is buried all the same."""
     with hands_of() as hands:
         with_zygote(hands, ZygoteState.READY)
-        assert hands.holdings.zygote is not None
-        hands.drop(hands.holdings.zygote)
+        hands.drop(hands.holdings.zygotes[1])
         assert bury(hands, ZYGOTE, 9, NOW) is True
         assert (hands.log.names(), hands.pool.zygote) == (["zygote_died"], None)
 
@@ -192,7 +204,39 @@ def test_a_worker_that_died(status: int, reason: str | None, state: int, runs: b
         assert hands.log.events == [("warning", "worker_died", {**FACTS, **facts})]
         assert (hands.pool.workers, hands.holdings.workers, hands.watched) == ({}, {}, [])
         assert (hands.holdings.scoreboard.state(SLOT), hands.pool.failure) == (FREE, None)
-        assert ended(hands) == (Ended(NOW - 0.5, expected=False),)
+        ours = reason is not None and os.WIFSIGNALED(status)
+        assert ended(hands) == (Ended(NOW - 0.5, expected=False, ours=ours),)
+
+
+def test_a_worker_that_left_by_itself() -> None:
+    """In order, after a request that failed: it is no death, and counts as a start that came to nothing."""
+    with hands_of() as hands:
+        with_worker(hands, state=RETIRING, runs=True)
+        hands.pool.listening(SLOT)
+        assert bury(hands, WORKER, 0, NOW) is True
+        ((level, event, facts),) = hands.log.events
+        assert (level, event, facts.pop("reason").partition(":")[0], facts) == (
+            "info",
+            "worker_left",
+            "by itself",
+            FACTS,
+        )
+        assert (hands.ledger.deaths, list(hands.ledger.dead_workers)) == ({}, [])
+        assert (hands.pool.workers, ended(hands)) == ({}, (Ended(NOW - 0.5, expected=False),))
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "listening"), [(0, RUNNING, True), (EXIT_3, RETIRING, True), (0, RETIRING, False)]
+)
+def test_a_worker_that_did_not_leave(status: int, state: int, listening: bool) -> None:
+    """It ended in the middle of a request, with a status of its own, or before it served."""
+    with hands_of() as hands:
+        with_worker(hands, state=state, runs=True)
+        if listening:
+            hands.pool.listening(SLOT)
+        bury(hands, WORKER, status, NOW)
+        assert hands.log.names() == ["worker_died"]
+        assert sum(hands.ledger.deaths.values()) == 1
 
 
 @pytest.mark.parametrize(
@@ -216,6 +260,45 @@ def test_leaving_and_dying(retired: bool, shut: bool, status: int, event: tuple[
         bury(hands, WORKER, status, NOW)
         assert [told[:2] for told in hands.log.events] == [event]
         assert ended(hands) == (Ended(NOW - 0.5, expected=expected),)
+
+
+class Oom:
+    """Knows of one process that the kernel killed."""
+
+    def __init__(self) -> None:
+        self.words = ["out of memory"]
+
+    def explain(self) -> str:
+        return self.words.pop() if self.words else ""
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "cause"),
+    [
+        (9, None, "killed by SIGKILL: out of memory"),
+        (9, "graceful_timeout (25 s)", "killed by SIGKILL: graceful_timeout (25 s)"),
+        (signal.SIGSEGV, None, "killed by SIGSEGV"),
+        (9 << 8, None, "exit status 9"),
+    ],
+)
+def test_whom_the_kernel_killed(status: int, reason: str | None, cause: str) -> None:
+    """A SIGKILL that is not ours is explained by its count; whatever else somebody died of is not looked up there."""
+    with hands_of() as hands:
+        with_worker(hands)
+        if reason is not None:
+            hands.holdings.kill_reasons[WORKER] = reason
+        oom = Oom()
+        assert bury(hands, WORKER, status, NOW, oom) is True  # type: ignore[arg-type]
+        assert hands.log.events[0][2]["cause"] == cause
+        assert (oom.words == []) is cause.endswith("out of memory")
+
+
+def test_a_stranger_whom_the_kernel_killed() -> None:
+    """A child of the application explains no death of ours, and the count is left to who may need it."""
+    with hands_of() as hands:
+        oom = Oom()
+        assert bury(hands, 999, 9, NOW, oom) is False  # type: ignore[arg-type]
+        assert oom.words
 
 
 def test_a_worker_that_ends_while_it_loads() -> None:
@@ -249,3 +332,50 @@ def test_a_worker_whose_channel_was_dropped_before() -> None:
         hands.drop(hands.holdings.workers[SLOT])
         assert bury(hands, WORKER, 9, NOW) is True
         assert (hands.pool.workers, hands.log.names()) == ({}, ["worker_died"])
+
+
+def with_coming(hands: Hands, *, ready: bool) -> None:
+    """A pool that serves with generation 1, and generation 2 of a reload with its first worker, not listening."""
+    with_zygote(hands, ZygoteState.READY)
+    hands.take(Coming(hands.launch, hands.pool.rules, {}))
+    hands.pool.zygote_started(ZYGOTE + 1, NOW, coming=True)
+    hands.pool.zygote_ready(2, loaded=True, unfit=False, now=NOW)
+    hands.holdings.prepare_slot(SLOT)
+    hands.pool.forked(SLOT, 2, NOW)
+    hands.pool.adopted(SLOT, WORKER)
+    if ready:
+        hands.pool.ready(SLOT, NOW)
+
+
+@pytest.mark.parametrize("who", ["zygote", "worker"])
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_death_of_what_is_coming_rejects_it(who: str, ready: bool) -> None:
+    """Whoever it is, and whether it was ready or not; the pool that serves has nothing to do with it."""
+    with hands_of() as hands:
+        with_coming(hands, ready=ready)
+        assert bury(hands, ZYGOTE + 1 if who == "zygote" else WORKER, signal.SIGKILL, NOW)
+        assert (
+            str(hands.pool.rejection) == "app:application: the process that was importing it ended: killed by SIGKILL"
+        )
+        assert (hands.pool.failure, ended(hands), hands.log.names()) == (None, (), [f"{who}_died"])
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_what_was_given_up_dies_quietly(ready: bool) -> None:
+    """It was killed on purpose, and had nothing in hand."""
+    with hands_of() as hands:
+        with_coming(hands, ready=ready)
+        sent: list[int] = []
+
+        def send_signal(pid: int, _number: int, reason: str | None = None) -> None:
+            sent.append(pid)
+            hands.holdings.kill_reasons[pid] = reason or ""
+
+        hands._send_signal = send_signal  # type: ignore[method-assign, assignment]
+        hands.give_up(NOW)
+        assert sent == [ZYGOTE + 1, WORKER]
+        for pid in sent:
+            assert bury(hands, pid, signal.SIGKILL, NOW)
+        assert [(level, event) for level, event, _ in hands.log.events] == [("debug", "worker_left")]
+        assert (hands.pool.rejection, hands.pool.workers, list(hands.pool.zygotes)) == (None, {}, [1])
+        assert all(end.expected for end in ended(hands))

@@ -14,17 +14,17 @@ from master.hands import NOW, Hands, Speaker, hands_of, speaker
 from prefork.errors import ApplicationError
 from prefork.master.hear import hear
 from prefork.master.holdings import Channel
-from prefork.policy.model import FREE, STARTING, Ended, ZygoteState
+from prefork.policy.model import FREE, STARTING, Ended, Phase, ZygoteState
 from prefork.system.channel import Kind, open_pair
 
 
 def ended(hands: Hands) -> tuple[Ended, ...]:
-    return hands.pool.view(b"", None, None).ended
+    return hands.pool.view(Phase.SERVING, 0.0, b"", None, None).ended
 
 
 def known(hands: Hands, channel: Channel) -> bool:
     """Whether the channel is still listened to."""
-    held = hands.holdings.zygote if channel.slot is None else hands.holdings.workers.get(channel.slot)
+    held = hands.holdings.zygotes.get(1) if channel.slot is None else hands.holdings.workers.get(channel.slot)
     assert (held is channel) == (channel in hands.watched) == (channel.end.fileno() >= 0)
     return held is channel
 
@@ -59,12 +59,30 @@ def test_words_that_come_together_are_heard_together() -> None:
         assert (hands.pool.workers[5].ready, known(hands, channel), ended(hands)) == (NOW, False, ())
 
 
+@pytest.mark.parametrize(("limit", "reason"), [(1000, "max_requests (1000)"), (0, "max_requests (of before)")])
+def test_a_worker_that_has_served_enough_says_so_once(limit: int, reason: str) -> None:
+    """In our words, whatever it says besides; it goes on until it is asked to leave."""
+    with hands_of(max_requests=limit) as hands:
+        channel, end = hands.worker_in(5)
+        with speaker(end) as worker:
+            worker.says(Kind.HELLO)
+            worker.says(Kind.READY)
+            hear(hands, channel, NOW)
+            hands.pool.listening(5)
+            worker.says(Kind.SPENT, '{"reason": "mine"}')
+            hear(hands, channel, NOW)
+            assert (hands.pool.workers[5].spent, known(hands, channel)) == (reason, True)
+            worker.says(Kind.SPENT)
+            hear(hands, channel, NOW)
+            assert not known(hands, channel)
+
+
 def test_a_worker_that_cannot_load_says_why() -> None:
     """The failure is kept for the start, and told at once when the pool serves already; the zygote is not blamed."""
     for serving in (False, True):
         with hands_of() as hands:
             hands.pool.zygote_started(1, NOW - 5)
-            hands.pool.zygote_ready(loaded=False, unfit=False, now=NOW - 4)
+            hands.pool.zygote_ready(1, loaded=False, unfit=False, now=NOW - 4)
             hands.pool.open = serving
             channel, end = hands.worker_in(5)
             with speaker(end) as worker:
@@ -119,6 +137,11 @@ BAD: dict[str, tuple[list[tuple[Kind | int, str, bytes | None]], str, int]] = {
     "failed after ready": (
         [(Kind.HELLO, "{}", None), (Kind.READY, "{}", None), (Kind.FAILED, "{}", None)],
         "FAILED",
+        3,
+    ),
+    "spent before it listens": (
+        [(Kind.HELLO, "{}", None), (Kind.READY, "{}", None), (Kind.SPENT, "{}", None)],
+        "SPENT",
         3,
     ),
     "failed for ever": ([(Kind.HELLO, "{}", None), *[(Kind.FAILED, "{}", None)] * 8], "FAILED", 9),
@@ -232,7 +255,7 @@ def test_a_talker_does_not_keep_the_others_waiting() -> None:
     """So many messages at once, and the rest in the next turn."""
     with hands_of() as hands:
         channel, end = hands.zygote_with(os.getpid())
-        hands.pool.zygote_ready(loaded=True, unfit=False, now=NOW)
+        hands.pool.zygote_ready(1, loaded=True, unfit=False, now=NOW)
         for _ in range(100):
             end.send(bytes((Kind.NOT_FORKED,)) + b"{}")
         hear(hands, channel, NOW)
@@ -250,7 +273,7 @@ def zygote(hands: Hands) -> Iterator[tuple[Channel, Speaker]]:
     """A zygote that loads the application, as far as the books know."""
     channel, end = hands.zygote_with(0)
     with speaker(end) as talker:
-        hands.pool.zygote_pid = talker.pid
+        hands.pool._zygote_pids[1] = talker.pid
         yield channel, talker
 
 
@@ -274,6 +297,10 @@ def test_a_zygote_is_ready(body: str, loaded: bool, unfit: bool, told: str) -> N
         assert found is not None
         assert (found.state, found.loaded, found.unfit) == (ZygoteState.READY, loaded, unfit)
         assert (hands.log.names(), known(hands, channel), hands.pool.verified) == ([told], True, loaded)
+        if told == "zygote_ready":
+            said = hands.log.events[0][2]["message"]
+            assert said.startswith("application imported in ") is loaded
+            assert (said == "each worker imports the application") is not loaded
 
 
 def test_a_zygote_that_cannot_load_says_why() -> None:
@@ -284,6 +311,17 @@ def test_a_zygote_that_cannot_load_says_why() -> None:
         assert hands.pool.zygote is not None
         assert (hands.pool.zygote.state, str(hands.pool.failure)) == (ZygoteState.FAILED, "no module")
         assert known(hands, channel)
+
+
+@pytest.mark.parametrize("kind", [Kind.READY, Kind.FAILED])
+def test_a_zygote_that_was_given_up_may_finish_its_word(kind: Kind) -> None:
+    """It said so before it was killed: that changes nothing, and is no offence."""
+    with hands_of() as hands, zygote(hands) as (channel, talker):
+        hands.pool.zygote_leaving(1, NOW)
+        talker.says(kind)
+        hear(hands, channel, NOW)
+        assert (known(hands, channel), hands.log.events, hands.pool.failure) == (True, [], None)
+        assert hands.pool.zygotes[1].state is ZygoteState.LEAVING
 
 
 def test_a_fork_that_failed_is_reported() -> None:
@@ -325,17 +363,17 @@ def test_only_the_zygote_speaks_for_the_zygote() -> None:
     """Not a process that came by its channel; and not after it is gone."""
     with hands_of() as hands:
         channel, end = hands.zygote_with(0)
-        hands.pool.zygote_pid = 0
+        hands.pool._zygote_pids[1] = 0
         end.send(bytes((Kind.READY,)) + b"{}")
         hear(hands, channel, NOW)
         assert hands.pool.zygote is not None
         assert (hands.pool.zygote.state, known(hands, channel)) == (ZygoteState.LOADING, False)
         end.close()
         above, end = open_pair()
-        late = Channel(above, None)
+        late = Channel(above, None, 1)
         hands.watched.append(late)
-        hands.pool.zygote_ended()
-        hands.pool.zygote_pid = os.getpid()
+        hands.pool.zygote_ended(1)
+        hands.pool._zygote_pids[1] = os.getpid()
         hands.perform = lambda action, now: None  # type: ignore[method-assign]
         end.send(bytes((Kind.READY,)) + b"{}")
         hear(hands, late, NOW)
@@ -349,4 +387,4 @@ def test_the_end_of_a_zygotes_channel_says_nothing() -> None:
         os.kill(talker.pid, signal.SIGKILL)
         os.waitid(os.P_PID, talker.pid, os.WEXITED | os.WNOWAIT)
         hear(hands, channel, NOW)
-        assert (known(hands, channel), hands.pool.zygote_pid, hands.log.events) == (False, talker.pid, [])
+        assert (known(hands, channel), hands.pool.zygote_pid(1), hands.log.events) == (False, talker.pid, [])

@@ -6,17 +6,19 @@ import math
 import mmap
 import os
 import select
+import socket
 import struct
 import tty
 
 import pytest
 
 from harness.processes import PATIENCE
-from master.hands import NOW, SLOTS, hands_of
+from master.hands import NOW, SLOTS, descriptors_left, hands_of
 from prefork.master.holdings import Doorbell, Holdings
 from prefork.policy.model import FREE, IDLE, RETIRING, RUNNING, STARTING
 from prefork.policy.saturation import RunningRequest
 from prefork.system.channel import Place
+from prefork.system.listener import Listener, parse_address
 from prefork.system.scoreboard import Slot
 
 
@@ -71,7 +73,9 @@ def test_a_zygote_is_given_what_it_expects() -> None:
         gifts = hands.holdings.gifts(42)
         names = {Place(place).name: os.readlink(f"/proc/self/fd/{gift}") for place, gift in gifts.items() if gift != 42}
         assert gifts[Place.CHANNEL] == 42
-        assert set(gifts) == set(Place) - {Place.ERROR_LOG, Place.ACCESS_LOG}  # logs only where there are some
+        absent = {Place.ERROR_LOG, Place.ACCESS_LOG, Place.BULLETIN, Place.BULLETIN_BELL}  # only where there are some
+        assert set(gifts) == set(Place) - absent
+        assert names.pop("TAP").startswith("socket:")
         assert names == {
             "SCOREBOARD": "/memfd:prefork-scoreboard (deleted)",
             "CONTROL": "/memfd:prefork-control (deleted)",
@@ -117,6 +121,32 @@ def test_a_bell_of_an_older_kernel_is_answered(rung: bytes) -> None:
         os.read(below, 1)
     os.close(above)
     os.close(below)
+
+
+def test_holdings_that_cannot_be_had_leave_no_descriptor() -> None:
+    """However many there are left, until there are enough: two pages with a mapping each, bell, stacks, and a pair."""
+    listener = Listener.claim(parse_address(f"@prefork-short-{os.getpid()}"))
+    before = os.listdir("/proc/self/fd")
+    for short in range(8):
+        with pytest.raises(OSError, match="Too many open files"), descriptors_left(short):
+            Holdings(listener, SLOTS)
+        assert os.listdir("/proc/self/fd") == before
+    with descriptors_left(8):
+        holdings = Holdings(listener, SLOTS)
+    holdings.close()
+
+
+def test_a_broken_tap_is_replaced_where_descriptors_are_left() -> None:
+    """Else it stays broken, which costs nobody anything but a tap; it is replaced next time."""
+    with hands_of() as hands:
+        holdings = hands.holdings
+        broken = holdings.tap
+        broken.writing.shutdown(socket.SHUT_WR)
+        with descriptors_left(1):
+            assert holdings.gifts(42)[Place.TAP] == broken.writing.fileno()
+        assert (holdings.tap, holdings.tap.is_broken) == (broken, True)
+        assert holdings.gifts(42)[Place.TAP] == holdings.tap.writing.fileno()
+        assert (holdings.tap is broken, holdings.tap.is_broken, broken.writing.fileno()) == (False, False, -1)
 
 
 def test_closing_leaves_no_descriptor() -> None:

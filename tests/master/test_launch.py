@@ -21,10 +21,11 @@ import pytest
 import prefork
 from harness.processes import environment
 from prefork.config.model import Config, PoolConfig
-from prefork.errors import PreforkError
+from prefork.errors import ConfigurationError, PreforkError
 from prefork.master.launch import Launch
 from prefork.system import channel
 from prefork.system.channel import Kind, open_pair
+from prefork.system.handover import FOR_US
 from prefork.system.identity import Identity
 from prefork.zygote import Settings
 
@@ -61,6 +62,18 @@ def test_a_zygote_understands_every_setting() -> None:
     Settings(**told)
 
 
+def test_settings_that_fit_no_message_are_refused() -> None:
+    """By the name of what makes them long, and before anything is started; just below they can be sent."""
+    with pytest.raises(ConfigurationError, match=r"at most 65472: shorten its longest list, warmup \(6000 entries"):
+        launch_of(warmup=tuple(f"/page/{number:05}" for number in range(6000)), pythonpath=("lib",))
+    size = len(json.dumps(settings(ping_response="")))
+    above, below = open_pair()
+    with above, below:
+        channel.send(above, Kind.SETTINGS, settings(ping_response="x" * (65_300 - size)))
+        with pytest.raises(ConfigurationError, match="the settings of the pool take"):
+            settings(ping_response="x" * (65_600 - size))
+
+
 def test_settings_are_those_of_the_pool() -> None:
     """Under names of their own."""
     told = settings(
@@ -71,6 +84,14 @@ def test_settings_are_those_of_the_pool() -> None:
         max_header_size=1,
         max_header_count=2,
         max_body_size=3,
+        header_timeout=1.5,
+        body_timeout=2.5,
+        body_min_rate=100,
+        write_timeout=3.5,
+        write_min_rate=200,
+        queue_timeout=4.5,
+        request_timeout=20.0,
+        skip_abandoned=False,
         access_log="-",
         access_log_format="json",
         access_log_suppress=("/ping",),
@@ -85,13 +106,18 @@ def test_settings_are_those_of_the_pool() -> None:
         "version": prefork.__version__,
         "pool": "api",
         "app": "app:application",
+        "hooks": None,
         "title": "app:application",
+        "status_path": "",
+        "ping_path": "",
+        "ping_response": "pong",
         "generation": 7,
         "slots": 64,
         "directory": "/srv/app",
         "pythonpath": ["lib"],
         "warmup": ["/"],
         "boot_timeout": 9.0,
+        "canary": "",
         "max_children": 3,
         "log_level": "debug",
         "log_format": "auto",
@@ -106,6 +132,14 @@ def test_settings_are_those_of_the_pool() -> None:
         "max_header_size": 1,
         "max_header_count": 2,
         "max_body_size": 3,
+        "header_timeout": 1.5,
+        "body_timeout": 2.5,
+        "body_min_rate": 100,
+        "write_timeout": 3.5,
+        "write_min_rate": 200,
+        "queue_timeout": 4.5,
+        "request_timeout": 20.0,
+        "skip_abandoned": False,
     }
 
 
@@ -165,6 +199,16 @@ def test_the_environment(identity: Identity | None, env: dict[str, str], expecte
     assert inherited == {"PATH": "/bin", "HOME": "/h", "USER": "u"}
 
 
+@pytest.mark.parametrize("clear", [False, True])
+def test_what_a_parent_tells_the_server_is_not_told_to_the_application(clear: bool) -> None:
+    """Descriptors it does not have, a manager it is not to answer; the operator may say otherwise."""
+    told = dict.fromkeys(FOR_US, "1")
+    found = launch_of(env={"NOTIFY_SOCKET": "/mine"}, clear_env=clear).environment({"PATH": "/bin", **told})
+    assert found["PATH"] == "/bin"
+    assert {name: found[name] for name in FOR_US if name in found} == {"NOTIFY_SOCKET": "/mine"}
+    assert {"LISTEN_FDS", "WATCHDOG_USEC", "SERVER_STARTER_PORT"} < FOR_US
+
+
 # the start
 
 
@@ -173,7 +217,7 @@ def started(directory: Path, app: str) -> Iterator[tuple[int, socket.socket]]:
     """A zygote that was told its settings: its pid, and our end of its channel."""
     above, below = open_pair()
     above.setblocking(True)
-    gifts = {int(place): below.fileno() for place in channel.Place if place is not channel.Place.ACCESS_LOG}
+    gifts = {int(place): below.fileno() for place in channel.Place if place <= channel.Place.ERROR_LOG}
     launch = replace(launch_of(app=app, env={"PYTHONPATH": ""}), directory=str(directory))
     with above:
         with below:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ class Hands:
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
         self.calls: dict[int, Callable[[float], None]] = {}
-        self.pids: dict[int | None, int] = {None: 5, 0: 10, 1: 11}
+        self.pids: dict[int | None, int] = {-1: 5, 0: 10, 1: 11}
         self.outputs = Outputs(self, self.attend, self.dismiss, lambda slot: self.pids.get(slot, 0))  # type: ignore[arg-type]
 
     def info(self, event: str, **facts: Any) -> None:
@@ -32,7 +33,7 @@ class Hands:
         self.calls[source] = call
 
     def dismiss(self, source: int) -> None:
-        del self.calls[source]
+        self.calls.pop(source, None)
 
     def turn(self) -> list[str]:
         """Once round all pipes; the lines since the last time."""
@@ -83,12 +84,12 @@ def test_a_piece_at_a_time(hands: Hands) -> None:
 def test_who_speaks(hands: Hands) -> None:
     """The zygote has no slot; who spoke in a slot before is not its next worker."""
     first = hands.outputs.open(1)
-    zygote = hands.outputs.open(None)
+    zygote = hands.outputs.open(-1)
     os.write(zygote[0], b"z\n")
     assert hands.turn() == ["z"]
     assert hands.events[0] == {"message": "z", "stream": "stdout", "pid": 5}
     second = hands.outputs.open(1)
-    hands.pids |= {1: 22, None: 6}
+    hands.pids |= {1: 22, -1: 6}
     os.write(first[0], b"old\n")
     os.write(second[0], b"new\n")
     assert hands.turn() == ["old", "new"]
@@ -110,7 +111,7 @@ def test_what_was_printed_last_is_logged(hands: Hands) -> None:
 def test_programs_that_outlive_their_workers_do_not_pile_up(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest of what is left behind are let go, with all that was printed by then; no living process loses its."""
     monkeypatch.setattr(output, "_MOST_STRAYS", 6)
-    living = {slot: hands.outputs.open(slot) for slot in (None, *range(1, 20))}
+    living = {slot: hands.outputs.open(slot) for slot in (-1, *range(1, 20))}
     first = hands.outputs.open(0)
     os.write(first[0], b"last words\n" * 1_000)
     ends = [end for _ in range(5) for end in hands.outputs.open(0)]
@@ -120,7 +121,7 @@ def test_programs_that_outlive_their_workers_do_not_pile_up(hands: Hands, monkey
         hands.events.clear()
         os.write(out, b"here\n")
         hands.turn()
-        assert [event.get("slot") for event in hands.events] == [slot]
+        assert [event.get("slot", -1) for event in hands.events] == [slot]
         os.close(out)
         os.close(err)
     for end in (*first, *ends):
@@ -174,3 +175,21 @@ def test_without_descriptors_there_is_an_error(hands: Hands) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_pipes_that_cannot_be_attended_leave_nothing(hands: Hands, refused: int) -> None:
+    """epoll_ctl(2) may refuse the first or the second of them; who was there before is not let go of."""
+    before = os.listdir("/proc/self/fd")
+    really, calls = hands.attend, iter(range(3))
+
+    def attend(source: int, call: Callable[[float], None]) -> None:
+        if next(calls) == refused:
+            raise OSError(errno.ENOSPC, "no watch is left")
+        really(source, call)
+
+    hands.outputs._attend = attend
+    with pytest.raises(OSError, match="no watch is left"):
+        hands.outputs.open(0)
+    assert os.listdir("/proc/self/fd") == before
+    assert hands.calls == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 
 from harness.processes import environment
-from master.hands import NOW, SLOTS, Hands, hands_of, speaker
+from master.hands import NOW, SLOTS, Hands, descriptors_left, hands_of, speaker
 from prefork.master.holdings import Channel
+from prefork.master.launch import Launch
+from prefork.master.perform import Performer
 from prefork.policy import model
 from prefork.policy.model import (
     FINISHING,
@@ -27,17 +30,21 @@ from prefork.policy.model import (
     RUNNING,
     STARTING,
     WRITING,
+    Abandon,
+    Commit,
     End,
     Ended,
     Fork,
     Kill,
     Listen,
     OpenListener,
+    Phase,
     QueueEnded,
     QueueFull,
     ReleaseZygote,
     Retire,
     ShutListener,
+    StartZygote,
     ZygoteState,
 )
 from prefork.system.channel import Kind, Order, Place, receive_order
@@ -60,9 +67,9 @@ def slot_of(hands: Hands, number: int) -> Slot:
 
 
 def test_every_action_can_be_done() -> None:
-    """All but End, which is the loop's."""
+    """All but those of the whole server."""
     with hands_of() as hands:
-        assert set(hands._methods) == set(typing.get_args(model.Action)) - {End}
+        assert set(hands._methods) == set(typing.get_args(model.Action)) - {End, Commit, Abandon}
 
 
 def test_a_fork_is_asked_for() -> None:
@@ -70,10 +77,17 @@ def test_a_fork_is_asked_for() -> None:
     with hands_of() as hands:
         _, zygote = hands.zygote_with(os.getpid())
         hands.holdings.control.retire(3, True)
-        hands.perform(Fork("www", 3), NOW)
+        hands.perform(Fork("www", 3, 1), NOW)
         order = receive_order(zygote)
         assert order is not None
-        assert (order.kind, order.body, len(order.descriptors)) == (Kind.FORK, {"slot": 3}, 1)
+        assert (order.kind, order.body, len(order.descriptors)) == (
+            Kind.FORK,
+            {"slot": 3, "canary": False, "requests": 0},
+            2,
+        )
+        os.write(order.descriptors[1], b"a stack")
+        assert os.pread(hands.holdings.pages[3], 10, 0) == b"a stack"
+        os.close(order.descriptors[1])
         with socket.socket(fileno=order.descriptors[0]) as workers:
             workers.send(b"x")
             assert hands.holdings.workers[3].end.recv(10) == b"x"
@@ -88,15 +102,50 @@ def test_a_fork_that_nobody_hears_leaves_nothing() -> None:
     before = os.listdir("/proc/self/fd")
     with hands_of() as hands:
         held = os.listdir("/proc/self/fd")
-        hands.perform(Fork("www", 3), NOW)
+        hands.perform(Fork("www", 3, 1), NOW)
         _, zygote = hands.zygote_with(os.getpid())
         zygote.close()
-        hands.perform(Fork("www", 3), NOW)
+        hands.perform(Fork("www", 3, 1), NOW)
         assert (hands.pool.workers, hands.holdings.workers) == ({}, {})
         assert hands.holdings.scoreboard.state(3) == FREE
         assert hands.log.names() == ["message_not_sent"]
         assert len(os.listdir("/proc/self/fd")) == len(held) + 1  # the zygote's channel
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_zygote_that_cannot_be_started_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many descriptors are left, and if its channel cannot be watched: the start has failed, and no more."""
+    started: list[dict[int, int]] = []
+
+    def start(_launch: Launch, gifts: dict[int, int]) -> int:
+        started.append(gifts)
+        return 4_000
+
+    monkeypatch.setattr(Launch, "start", start)
+    with hands_of() as hands:
+        before = os.listdir("/proc/self/fd")
+        hands.holdings.tap.writing.shutdown(socket.SHUT_WR)  # even then: it would be replaced
+        for short in range(2):
+            with descriptors_left(short):
+                hands.perform(StartZygote("www", load=True), NOW)
+            assert str(hands.pool.failure) == "cannot fork: Too many open files"
+            assert os.listdir("/proc/self/fd") == before
+        really = hands._watch
+
+        def watch(_hands: Performer, _channel: Channel) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        hands._watch = watch
+        hands.perform(StartZygote("www", load=True), NOW)
+        assert str(hands.pool.failure) == "cannot fork: No space left on device"
+        assert os.listdir("/proc/self/fd") == before
+        assert (started, hands.watched, hands.holdings.zygotes) == ([], [], {})
+        assert [event for event in hands.log.names() if event != "debug"] == ["zygote_not_started"] * 3
+        hands._watch = really
+        with descriptors_left(2):
+            hands.perform(StartZygote("www", load=True), NOW)
+        (channel,) = hands.holdings.zygotes.values()
+        assert (len(started), hands.watched, hands.pool.zygote_pid(channel.generation)) == (1, [channel], 4_000)
 
 
 def test_a_worker_is_given_the_listener() -> None:
@@ -157,7 +206,7 @@ def test_a_worker_that_nobody_knows_is_given_up() -> None:
             assert (hands.pool.workers, hands.holdings.workers, hands.watched) == ({}, {}, [])
             assert hands.holdings.scoreboard.state(3) == FREE
             assert hands.log.events == [("warning", "worker_not_started", {"slot": 3, "cause": "boot_timeout (60 s)"})]
-            assert hands.pool.view(b"", None, None).ended == (Ended(None, expected=False),)
+            assert hands.pool.view(Phase.SERVING, 0.0, b"", None, None).ended == (Ended(None, expected=False),)
             end.close()
 
 
@@ -168,7 +217,7 @@ def test_a_zygote_is_released() -> None:
             channel, zygote = hands.zygote_with(os.getpid())
             if not known:
                 hands.drop(channel)
-            hands.perform(ReleaseZygote("www"), NOW)
+            hands.perform(ReleaseZygote("www", 1), NOW)
             assert receive_order(zygote) == (Order(Kind.LEAVE, {}) if known else None)
             assert hands.pool.zygote is not None
             assert (hands.pool.zygote.state, hands.pool.zygote.changed) == (ZygoteState.LEAVING, NOW)
@@ -264,7 +313,7 @@ def test_renewed_logs_are_owed_until_everybody_has_them(tmp_path: Path) -> None:
         hands._tell = tell  # type: ignore[method-assign, assignment]
         hands.renew_logs()
         epoch = slot_of(hands, 1).log_epoch
-        hands.perform(Fork("www", 3), NOW)
+        hands.perform(Fork("www", 3, 1), NOW)
         busy.add(3)
         assert [hands.settle_logs() for _ in range(3)] == [False] * 3
         assert hands.log.names() == ["logs_not_handed_out"]

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,7 +26,9 @@ from prefork.policy.model import (
     RETIRING,
     RUNNING,
     STARTING,
+    Abandon,
     Action,
+    Commit,
     Decision,
     End,
     Fork,
@@ -36,10 +38,15 @@ from prefork.policy.model import (
     Memory,
     OpenListener,
     Phase,
+    PoolView,
     QueueEnded,
     QueueFull,
     ReleaseZygote,
     Retire,
+    Rules,
+    SampleStacks,
+    Saturated,
+    SaturationEnded,
     ShutListener,
     SignalRetired,
     Snapshot,
@@ -75,19 +82,17 @@ def check(snapshot: Snapshot, decision: Decision) -> None:
     assert decision.wake_at <= snapshot.now + HEARTBEAT
     assert actions or decision.wake_at > snapshot.now, "a plan without actions that wants to be asked again at once"
     for pool in snapshot.pools:
-        mine = [action for action in actions if not isinstance(action, End) and action.pool == pool.name]
+        mine = [
+            action for action in actions if not isinstance(action, End | Commit | Abandon) and action.pool == pool.name
+        ]
         held = {worker.slot for worker in pool.workers}
         forks = [action.slot for action in mine if isinstance(action, Fork)]
         assert sorted(set(forks)) == sorted(forks), "two forks for one slot"
         assert not held & set(forks), "a fork for a slot in use"
         assert all(0 <= slot < pool.slots for slot in forks)
-        active = [worker for worker in pool.workers if worker.retired is None]
-        assert not forks or len(active) + len(forks) <= pool.max_children
         named = [a.slot for a in mine if isinstance(a, Listen | Retire | SignalRetired | Terminate | Kill)]
         assert set(named) <= held, "an action for a slot without a worker"
-        retired = {action.slot for action in mine if isinstance(action, Retire)}
-        deserted = {slot for slot in retired if pool.states[slot] == RETIRING}
-        assert not (forks and retired - deserted), "a surplus retires while others are forked"
+        _check_staff(pool, mine)
         times = Counter(type(action) for action in mine)
         assert times[StartZygote] <= 1
         assert times[KillZygote] <= 1
@@ -97,6 +102,30 @@ def check(snapshot: Snapshot, decision: Decision) -> None:
             assert len(ladder) <= 1, "two rungs of the ladder at once"
             killed = [index for index, a in enumerate(mine) if isinstance(a, Kill) and a.slot == slot]
             assert not killed or not any(getattr(later, "slot", None) == slot for later in mine[killed[0] + 1 :])
+
+
+def _check_staff(pool: PoolView, mine: Sequence[Action]) -> None:
+    """How many there are, who takes connections, and who leaves for whom."""
+    forks = [action for action in mine if isinstance(action, Fork)]
+    listens = [action.slot for action in mine if isinstance(action, Listen)]
+    retired = {action.slot for action in mine if isinstance(action, Retire)}
+    active = [worker for worker in pool.workers if worker.retired is None]
+    of_use = [w for w in active if w.listener == pool.listener or (not w.listener and w.generation >= pool.cutoff)]
+    most = pool.rules.max_children + max(1, pool.rules.surge)
+    if of_use or len(forks) > 1:
+        others = [fork for fork in forks if pool.coming is None or fork.generation != pool.coming.generation]
+        assert len(forks) - len(others) <= 1, "more than one to prove a generation"
+        assert not others or len(pool.workers) + len(forks) <= most, "too many processes"
+    if pool.phase not in (Phase.SERVING, Phase.RELOADING):
+        return
+    taking = {w.slot for w in active if w.listener == pool.listener and pool.states[w.slot] != RETIRING}
+    stranded = bool(pool.behind) and not any(0 < worker.listener != pool.listener for worker in active)
+    after = len(taking - retired) + len(listens) - (stranded and bool(listens))
+    assert after <= pool.rules.max_children, "more than max_children take connections"
+    if any(pool.coming is None or fork.generation != pool.coming.generation for fork in forks):
+        assert len(taking & retired) <= len(listens), "the pool shrinks and grows at once"
+    ready = {worker.slot for worker in active if worker.ready is not None and not worker.listener}
+    assert set(listens) <= ready, "a listener for somebody who is not ready"
 
 
 class Simulator:
@@ -109,17 +138,14 @@ class Simulator:
         max_children: int = 4,
         inherited: bool = False,
         silent: bool = False,
-        graceful: float = 5.0,
     ) -> None:
         self.script = script
         self.wakes = not (inherited or silent)
         self.pool = Pool(
             "www",
             "app:application",
-            max_children=max_children,
+            rules=Rules(max_children=max_children, boot_timeout=3.0, graceful_timeout=5.0),
             slots=16,
-            boot_timeout=3.0,
-            graceful_timeout=5.0,
             inherited=inherited,
             silent=silent,
         )
@@ -129,7 +155,8 @@ class Simulator:
         self.memory = Memory()
         self.states = bytearray([FREE] * 16)
         self.performed: list[tuple[float, Action]] = []
-        self._kinds: dict[int, str] = {}  # of zygotes and workers, by pid
+        self._kinds: dict[int, str] = {}  # of workers, by pid
+        self._zygotes: dict[int, str] = {}  # kinds, by generation
         self._pids = itertools.count(100)
         self._order = itertools.count()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -168,7 +195,7 @@ class Simulator:
         self._notice()
         states = bytes(self.states) if self.script.garbage is None else next(self.script.garbage)
         waiting = next(self.script.waiting) if self.pool.open else None
-        view = self.pool.view(states, waiting, None if waiting is None else 2)
+        view = self.pool.view(self.phase, self.phase_since, states, waiting, None if waiting is None else 2)
         snapshot = Snapshot(self.now, self.phase, self.phase_since, (view,))
         decision = plan(snapshot, self.memory)
         check(snapshot, decision)
@@ -191,9 +218,9 @@ class Simulator:
                 self._start_zygote(action.load)
                 self._wake_at = self.now
             case KillZygote():
-                self.after(_DEATH, lambda pid=self.pool.zygote_pid: self._zygote_gone(pid))  # type: ignore[misc]
+                self.after(_DEATH, lambda generation=action.generation: self._zygote_gone(generation))  # type: ignore[misc]
             case ReleaseZygote():
-                self._release_zygote()
+                self._release_zygote(action.generation)
             case OpenListener():
                 self.pool.open = True
                 self._wake_at = self.now
@@ -202,13 +229,15 @@ class Simulator:
                 self._wake_at = self.now
                 self._drain()
             case Fork():
-                self._fork(action.slot)
-            case QueueFull() | QueueEnded():
+                self._fork(action.slot, action.generation)
+            case QueueFull() | QueueEnded() | Saturated() | SampleStacks() | SaturationEnded():
                 pass
             case End():
                 self.command(Command.EMPTY)
-            case _:
+            case Listen() | Retire() | SignalRetired() | Terminate() | Kill():
                 self._perform_on_worker(action, self.pool.workers[action.slot])
+            case _:
+                raise AssertionError(f"not in this world: {action}")
 
     # zygotes
 
@@ -217,49 +246,46 @@ class Simulator:
         if kind == "refused":
             self.pool.start_failed(PreforkError("cannot fork"))
             return
-        pid = next(self._pids)
         if kind in ("ready", "unfit") and not load:
             kind = "blank"
-        self._kinds[pid] = kind
-        self.pool.zygote_started(pid, self.now)
+        generation = self.pool.zygote_started(next(self._pids), self.now)
+        self._zygotes[generation] = kind
         if kind == "dies":
-            self.after(self.script.load, lambda: self._zygote_gone(pid))
+            self.after(self.script.load, lambda: self._zygote_gone(generation))
         elif kind != "hangs":
-            self.after(self.script.load, lambda: self._zygote_speaks(pid, kind))
+            self.after(self.script.load, lambda: self._zygote_speaks(generation, kind))
 
-    def _zygote_speaks(self, pid: int, kind: str) -> None:
-        if pid != self.pool.zygote_pid:
+    def _zygote_speaks(self, generation: int, kind: str) -> None:
+        if generation not in self.pool.zygotes:
             return
         if kind == "fails":
-            self.pool.zygote_failed(PreforkError("cannot import"), self.now)
-            self.after(_DEATH, lambda: self._zygote_gone(pid))
+            self.pool.zygote_failed(generation, PreforkError("cannot import"), self.now)
+            self.after(_DEATH, lambda: self._zygote_gone(generation))
         else:
-            self.pool.zygote_ready(loaded=kind != "blank", unfit=kind == "unfit", now=self.now)
+            self.pool.zygote_ready(generation, loaded=kind != "blank", unfit=kind == "unfit", now=self.now)
 
-    def _zygote_gone(self, pid: int) -> None:
-        if pid != self.pool.zygote_pid:
+    def _zygote_gone(self, generation: int) -> None:
+        zygote: Zygote | None = self.pool.zygote_ended(generation)
+        if zygote is None:
             return
-        zygote: Zygote | None = self.pool.zygote_ended()
-        assert zygote is not None
         if zygote.state.value == "loading":
             self.pool.failure = PreforkError("ended while importing")
         for worker in list(self.pool.workers.values()):
-            if not worker.pid:  # the end of its channel went with the zygote
+            if not worker.pid and worker.generation == generation:  # the end of its channel went with the zygote
                 self.pool.not_forked(worker.slot)
 
-    def _release_zygote(self) -> None:
-        pid = self.pool.zygote_pid
-        self.pool.zygote_leaving(self.now)
-        if self._kinds[pid] != "deaf":
-            self.after(_DEATH, lambda: self._zygote_gone(pid))
+    def _release_zygote(self, generation: int) -> None:
+        self.pool.zygote_leaving(generation, self.now)
+        if self._zygotes[generation] != "deaf":
+            self.after(_DEATH, lambda: self._zygote_gone(generation))
 
     # workers
 
-    def _fork(self, slot: int) -> None:
-        self.pool.forked(slot, self.now)
+    def _fork(self, slot: int, generation: int) -> None:
+        self.pool.forked(slot, generation, self.now)
         self.states[slot] = STARTING
         kind = next(self.script.workers)
-        if self._kinds.get(self.pool.zygote_pid) != "deaf" and kind != "lost":
+        if self._zygotes[generation] != "deaf" and kind != "lost":
             self.after(_DEATH, lambda: self._worker_comes(slot, self.pool.workers.get(slot), kind))
 
     def _worker_comes(self, slot: int, expected: Worker | None, kind: str) -> None:
@@ -268,7 +294,7 @@ class Simulator:
         pid = next(self._pids)
         self._kinds[pid] = kind
         self.pool.adopted(slot, pid)
-        blank = self._kinds.get(self.pool.zygote_pid) == "blank"
+        blank = self._zygotes[expected.generation] == "blank"
         if kind == "crashes":
             self.after(self.script.load if blank else _DEATH, lambda: self._worker_gone(pid))
         elif kind != "hangs":

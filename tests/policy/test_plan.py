@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from prefork.policy.model import (
     IDLE,
     RETIRING,
     RUNNING,
+    Abandon,
     Action,
+    Commit,
     End,
     Ended,
     Fork,
@@ -34,9 +37,10 @@ from prefork.policy.model import (
     QueueFull,
     ReleaseZygote,
     Retire,
+    Rules,
+    Saturated,
     ShutListener,
     SignalRetired,
-    Snapshot,
     StartZygote,
     Terminate,
     Worker,
@@ -64,10 +68,10 @@ def test_without_pools_there_is_nothing_to_do() -> None:
 
 # the zygote
 
-KILL_LOADING = KillZygote(NAME, "stopped while loading the application")
-KILL_SLOW = KillZygote(NAME, "boot_timeout (60 s)")
-KILL_UNFIT = KillZygote(NAME, "unfit to fork from")
-KILL_LATE = KillZygote(NAME, "did not end in order")
+KILL_LOADING = KillZygote(NAME, 1, "stopped while loading the application")
+KILL_SLOW = KillZygote(NAME, 1, "boot_timeout (60 s)")
+KILL_UNFIT = KillZygote(NAME, 1, "unfit to fork from")
+KILL_LATE = KillZygote(NAME, 1, "did not end in order")
 BLANK = StartZygote(NAME, load=False)
 LATE = {"changed": NOW - 5}
 
@@ -80,7 +84,7 @@ ZYGOTES: list[tuple[str, Phase, Zygote | None, PoolMemory, list[Action], float]]
     ("loading", BOOTING, zygote_of(LOADING, started=NOW - 59.5), PoolMemory(), [], NOW + 0.5),
     ("loading for too long", BOOTING, zygote_of(LOADING, started=NOW - 60), PoolMemory(), [KILL_SLOW], NOW + 1),
     ("loading, draining", DRAINING, zygote_of(LOADING, started=NOW), PoolMemory(), [KILL_LOADING], NOW + 1),
-    ("loading, killing", KILLING, zygote_of(LOADING), PoolMemory(), [KillZygote(NAME, "stopped at once")], NOW + 1),
+    ("loading, killing", KILLING, zygote_of(LOADING), PoolMemory(), [KillZygote(NAME, 1, "stopped at once")], NOW + 1),
     ("unfit", SERVING, zygote_of(unfit=True), PoolMemory(), [KILL_UNFIT, BLANK], NOW + 1),
     ("unfit, backing off", SERVING, zygote_of(unfit=True), BACKING_OFF, [], NOW + 0.2),
     ("unfit, draining", DRAINING, zygote_of(unfit=True), PoolMemory(), [KILL_UNFIT], NOW + 1),
@@ -88,8 +92,8 @@ ZYGOTES: list[tuple[str, Phase, Zygote | None, PoolMemory, list[Action], float]]
     ("failed, hanging", SERVING, zygote_of(FAILED, **LATE), PoolMemory(), [KILL_LATE], NOW + 1),
     ("leaving", DRAINING, zygote_of(LEAVING, changed=NOW - 4.5), PoolMemory(), [], NOW + 0.5),
     ("leaving, hanging", DRAINING, zygote_of(LEAVING, **LATE), PoolMemory(), [KILL_LATE], NOW + 1),
-    ("ready, draining", DRAINING, zygote_of(), PoolMemory(), [ReleaseZygote(NAME)], NOW + 1),
-    ("ready, killing", KILLING, zygote_of(), PoolMemory(), [KillZygote(NAME, "stopped at once")], NOW + 1),
+    ("ready, draining", DRAINING, zygote_of(), PoolMemory(), [ReleaseZygote(NAME, 1)], NOW + 1),
+    ("ready, killing", KILLING, zygote_of(), PoolMemory(), [KillZygote(NAME, 1, "stopped at once")], NOW + 1),
 ]
 
 
@@ -114,22 +118,53 @@ def test_the_zygote(
 def test_a_zygote_stays_while_workers_drain() -> None:
     """They may all die with connections still waiting; only after graceful_timeout nobody is forked any more."""
     pool = pool_of(worker_of(), shut=True)
-    assert ReleaseZygote(NAME) not in decide(pool, phase=DRAINING, since=NOW - 24).actions
-    assert ReleaseZygote(NAME) in decide(pool, phase=DRAINING, since=NOW - 25).actions
+    assert ReleaseZygote(NAME, 1) not in decide(pool, phase=DRAINING, since=NOW - 24).actions
+    assert ReleaseZygote(NAME, 1) in decide(pool, phase=DRAINING, since=NOW - 25).actions
 
 
 def test_connections_that_wait_for_nobody_get_a_worker_even_while_draining() -> None:
     """The last worker died, two connections wait: two forks; and the zygote is not released."""
     pool = pool_of(max_children=4, shut=True, waiting=2)
-    assert decide(pool, phase=DRAINING, since=NOW - 1).actions == (Fork(NAME, 0), Fork(NAME, 1))
+    assert decide(pool, phase=DRAINING, since=NOW - 1).actions == (Fork(NAME, 0, 1), Fork(NAME, 1, 1))
+
+
+DEAD: list[tuple[str, dict[str, Any], list[Action]]] = [
+    ("nobody left", {}, [StartZygote(NAME, load=True)]),
+    ("nobody left, and nobody waits", {"waiting": 0}, [End()]),
+    ("nobody left, and nobody could ever connect", {"open": False, "shut": False}, [End()]),
+    ("enough are left", {"workers": (worker_of(),)}, []),
+    ("too few are left", {"workers": (worker_of(),), "waiting": 2}, [StartZygote(NAME, load=True)]),
+    ("it loads", {"zygote": zygote_of(LOADING, started=NOW)}, []),
+    ("it loads, and is needed no more", {"zygote": zygote_of(LOADING, started=NOW), "waiting": 0}, [KILL_LOADING]),
+    ("it loads for too long", {"zygote": zygote_of(LOADING, started=NOW - 60)}, [KILL_SLOW]),
+    ("it is unfit", {"zygote": zygote_of(unfit=True)}, [KILL_UNFIT, BLANK]),
+]
+
+
+@pytest.mark.parametrize(("changes", "actions"), [row[1:] for row in DEAD], ids=[row[0] for row in DEAD])
+def test_who_waits_is_answered_though_everybody_died(changes: dict[str, Any], actions: list[Action]) -> None:
+    """While a pool drains its zygote is replaced, too, if connections wait for workers that it does not have."""
+    facts = {"zygote": None, "max_children": 4, "shut": True, "waiting": 1, **changes}
+    pool = pool_of(*facts.pop("workers", ()), **facts)
+    assert [
+        action for action in decide(pool, phase=DRAINING, since=NOW - 1).actions if action != ShutListener(NAME)
+    ] == actions
+
+
+def test_who_waits_is_answered_until_graceful_timeout() -> None:
+    """A zygote that cannot be started is tried again with patience, and not for ever."""
+    pool = pool_of(zygote=None, shut=True, waiting=1)
+    assert decide(pool, phase=DRAINING, since=NOW - 1, memory=BACKING_OFF).actions == ()
+    assert decide(pool, phase=DRAINING, since=NOW - 1).actions == (StartZygote(NAME, load=True),)
+    assert decide(pool, phase=DRAINING, since=NOW - 25).actions == (End(),)
 
 
 def test_a_worker_that_was_forked_while_draining_may_start() -> None:
     """It is not killed for not being ready while connections wait for it, and then gets the listener."""
-    starting = worker_of(0, forked=NOW, ready=None, listening=False)
+    starting = worker_of(0, forked=NOW, ready=None, listener=0)
     pool = pool_of(starting, max_children=4, shut=True, waiting=1)
     assert decide(pool, phase=DRAINING, since=NOW - 1).actions == ()
-    ready = worker_of(0, forked=NOW, ready=NOW, listening=False)
+    ready = worker_of(0, forked=NOW, ready=NOW, listener=0)
     pool = pool_of(ready, max_children=4, shut=True, waiting=1)
     assert decide(pool, phase=DRAINING, since=NOW - 1).actions == (Listen(NAME, 0),)
 
@@ -145,12 +180,112 @@ def test_a_worker_that_was_forked_while_draining_may_start() -> None:
 )
 def test_a_zygote_that_does_not_fork_is_replaced(facts: dict[str, Any], killed: bool) -> None:
     """A worker that never showed within boot_timeout is given up, and the zygote that owes it with it."""
-    pool = pool_of(worker_of(0, ready=None, listening=False, **facts))
+    pool = pool_of(worker_of(0, ready=None, listener=0, **facts))
     actions = decide(pool).actions
-    assert (KillZygote(NAME, "forked nobody within boot_timeout (60 s)") in actions) is killed
+    assert (KillZygote(NAME, 1, "forked nobody within boot_timeout (60 s)") in actions) is killed
+
+
+@pytest.mark.parametrize("phase", [SERVING, DRAINING])
+def test_zygotes_of_earlier_generations_end_in_order_or_are_killed(phase: Phase) -> None:
+    """They were told to; five seconds are enough."""
+    leaving = (zygote_of(LEAVING, generation=2, changed=NOW - 4.5), zygote_of(LEAVING, generation=3, **LATE))
+    decision = decide(pool_of(worker_of(), leaving=leaving, shut=True, waiting=None), phase=phase, since=NOW)
+    assert decision.actions == (KillZygote(NAME, 3, "did not end in order"),)
+    assert decision.wake_at == pytest.approx(NOW + 0.5)
+
+
+def test_all_zygotes_are_killed_at_once() -> None:
+    """Also one that a reload was bringing, and those of earlier generations; and the end waits for them."""
+    zygotes = {"coming": zygote_of(LOADING, generation=5), "leaving": (zygote_of(LEAVING, generation=2),)}
+    killed = decide(pool_of(**zygotes), phase=KILLING).actions
+    assert killed == tuple(KillZygote(NAME, generation, "stopped at once") for generation in (1, 5, 2))
+    for name, zygote in zygotes.items():
+        assert End() not in decide(pool_of(zygote=None, **{name: zygote}), phase=KILLING).actions
+
+
+def test_a_stop_gives_up_what_a_reload_was_bringing() -> None:
+    """It was not of use to anybody yet."""
+    pool = pool_of(worker_of(), coming=zygote_of(READY, generation=5), shut=True, waiting=1)
+    assert decide(pool, phase=DRAINING, since=NOW).actions == (
+        KillZygote(NAME, 5, "stopped while loading the application"),
+    )
+
+
+# reloads
+
+RELOADING = Phase.RELOADING
+
+
+def test_a_reload_brings_its_generation_beside_the_one_that_serves() -> None:
+    """The pool goes on as before."""
+    decision = decide(pool_of(worker_of(), reloads=True, max_children=2), phase=RELOADING)
+    assert decision.actions == (StartZygote(NAME, load=True, coming=True), Fork(NAME, 1, 1))
+
+
+def test_a_pool_that_is_added_has_nothing_but_what_is_coming() -> None:
+    """No zygote of its own, no worker, no listener before the commit."""
+    pool = pool_of(reloads=True, open=False, zygote=None, verified=False)
+    assert decide(pool, phase=RELOADING).actions == (StartZygote(NAME, load=True, coming=True),)
+
+
+def test_two_forks_of_one_plan_have_two_slots() -> None:
+    """One for the reload and one for the pool; both count."""
+    coming = zygote_of(generation=5)
+    pool = pool_of(reloads=True, coming=coming, max_children=1, surge=5)
+    assert decide(pool, phase=RELOADING).actions == (Fork(NAME, 0, 5), Fork(NAME, 1, 1))
+
+
+def test_a_reload_that_is_proven_is_committed_last() -> None:
+    """After everything else; and one that was rejected is abandoned."""
+    coming = zygote_of(generation=5)
+    pool = pool_of(worker_of(0), worker_of(1, generation=5, listener=0), reloads=True, coming=coming, max_children=1)
+    assert decide(pool, phase=RELOADING).actions == (Commit(),)
+    assert decide(replace(pool, rejected=True), phase=RELOADING).actions == (Abandon("pool www"),)
+    after = pool_of(*pool.workers, zygote=coming, cutoff=5, max_children=1)
+    assert decide(after).actions[:2] == (Listen(NAME, 1), Retire(NAME, 0))
+
+
+def test_a_worker_that_is_coming_is_no_worker_yet() -> None:
+    """It gets no listener and is not sized, and its boot_timeout is the reload's; but it is a process."""
+    coming = worker_of(1, generation=5, listener=0, forked=NOW - 99, ready=None)
+    pool = pool_of(worker_of(0), coming, coming=zygote_of(generation=5), max_children=1)
+    assert decide(pool).actions == ()
+    outdated = pool_of(worker_of(0), coming, coming=zygote_of(generation=5), max_children=1, surge=1, cutoff=2)
+    assert decide(outdated).actions == ()
 
 
 # sizes
+
+
+def test_a_pool_on_demand_serves_without_a_worker() -> None:
+    """When its zygote holds the application; otherwise one worker has to show that it can be loaded."""
+    proven = pool_of(pm="ondemand", max_children=4, open=False)
+    assert decide(proven, phase=BOOTING).actions == (OpenListener(NAME),)
+    assert decide(replace(proven, verified=False), phase=BOOTING).actions == (Fork(NAME, 0, 1),)
+    for zygote in (None, zygote_of(LOADING, started=NOW), zygote_of(unfit=True)):
+        assert OpenListener(NAME) not in decide(replace(proven, zygote=zygote), phase=BOOTING).actions
+    static = pool_of(max_children=4, open=False)
+    assert OpenListener(NAME) not in decide(static, phase=BOOTING).actions
+
+
+def test_a_watched_listener_is_the_loops_to_watch() -> None:
+    """By the name of its pool; and then the queue need not be looked at often."""
+    watched = decide(pool_of(pm="ondemand", max_children=4))
+    assert (watched.watch, watched.wake_at) == (frozenset({NAME}), NOW + HEARTBEAT)
+    came = decide(pool_of(pm="ondemand", max_children=4, waiting=2))
+    assert (came.watch, came.actions) == (frozenset(), (Fork(NAME, 0, 1), Fork(NAME, 1, 1)))
+    assert decide(pool_of(worker_of())).watch == frozenset()
+
+
+def test_a_saturation_is_told() -> None:
+    """Once it has lasted; and it is looked at often meanwhile."""
+    worker = worker_of()
+    pool = pool_of(worker, states=states_of([worker], {0: RUNNING}), waiting=3)
+    first = decide(pool)
+    assert (first.actions, first.wake_at) == ((), NOW + 0.05)
+    later = plan(snapshot_of(pool, now=NOW + 0.2), first.memory)
+    assert later.actions == (Saturated(NAME, 3, 100, 1, since=NOW, peak=3),)
+
 
 FORKS: list[tuple[str, dict[str, Any], list[int]]] = [
     ("all that are missing", {"max_children": 3}, [1, 2]),
@@ -180,7 +315,17 @@ def test_forks_wait_for_the_back_off() -> None:
     pool = pool_of(worker_of(0), max_children=2)
     early = decide(pool, memory=BACKING_OFF)
     assert (early.actions, early.wake_at) == ((), NOW + 0.2)
-    assert decide(pool, memory=PoolMemory(failures=3, not_before=NOW)).actions == (Fork(NAME, 1),)
+    assert decide(pool, memory=PoolMemory(failures=3, not_before=NOW)).actions == (Fork(NAME, 1, 1),)
+
+
+def test_new_code_does_not_pay_for_the_failures_of_the_code_before() -> None:
+    """What was remembered of its starts and deaths is forgotten at the commit, and only then."""
+    memory = PoolMemory(failures=9, not_before=NOW + 30, deaths=40.0, deaths_at=NOW, cutoff=1)
+    held = decide(pool_of(max_children=2, cutoff=1), memory=memory)
+    assert (held.actions, held.memory.of(NAME).failures) == ((), 9)
+    fresh = decide(pool_of(max_children=2, cutoff=2, zygote=zygote_of(generation=2)), memory=memory)
+    assert slots_of(Fork, fresh.actions) == [0, 1]
+    assert fresh.memory.of(NAME) == PoolMemory(cutoff=2, sizing=fresh.memory.of(NAME).sizing)
 
 
 def test_the_youngest_of_too_many_retire() -> None:
@@ -191,9 +336,12 @@ def test_the_youngest_of_too_many_retire() -> None:
 
 
 def test_a_deserter_is_taken_at_its_word() -> None:
-    """A worker that says it leaves is retired, so that another can be forked at once."""
+    """A worker that says it leaves is retired, and another is forked at once."""
     worker = worker_of(0)
-    assert decide(pool_of(worker, states=states_of([worker], {0: RETIRING}))).actions == (Retire(NAME, 0),)
+    assert decide(pool_of(worker, states=states_of([worker], {0: RETIRING}))).actions == (
+        Retire(NAME, 0),
+        Fork(NAME, 1, 1),
+    )
 
 
 # failures
@@ -202,7 +350,8 @@ def test_a_deserter_is_taken_at_its_word() -> None:
 def test_ends_that_were_not_expected_count() -> None:
     """And those that were do not; the memory says from when on there may be another start."""
     ended = (Ended(None, expected=False), Ended(NOW - 1, expected=True), Ended(None, expected=False))
-    assert decide(pool_of(ended=ended, max_children=1)).memory.of(NAME) == PoolMemory(failures=2, not_before=NOW + 0.1)
+    memory = decide(pool_of(ended=ended, max_children=1)).memory.of(NAME)
+    assert (memory.failures, memory.not_before) == (2, NOW + 0.1)
 
 
 @pytest.mark.parametrize(
@@ -232,10 +381,10 @@ def test_a_full_house_that_lasts_ends_the_series(workers: list[Worker], zygote: 
 
 def test_no_listener_opens_before_every_pool_has_a_worker() -> None:
     """The path of the first does not appear while the second may still fail."""
-    one = pool_of(worker_of(0, listening=False), open=False)
-    other = pool_of(worker_of(0, forked=NOW, ready=None, listening=False), name="other", open=False)
+    one = pool_of(worker_of(0, listener=0), open=False)
+    other = pool_of(worker_of(0, forked=NOW, ready=None, listener=0), name="other", open=False)
     assert decide(one, other, phase=BOOTING).actions == ()
-    other = pool_of(worker_of(0, listening=False), name="other", open=False)
+    other = pool_of(worker_of(0, listener=0), name="other", open=False)
     assert decide(one, other, phase=BOOTING).actions == (OpenListener(NAME), OpenListener("other"))
     opened = pool_of(worker_of(0), open=True)
     assert decide(opened, other, phase=BOOTING).actions == (OpenListener("other"),)
@@ -246,25 +395,27 @@ def test_no_listener_opens_before_every_pool_has_a_worker() -> None:
     [
         ({}, {}, True),
         ({"ready": None}, {}, False),
-        ({"listening": True}, {}, False),
+        ({"listener": 1}, {}, False),
         ({"retired": NOW}, {}, False),
-        ({}, {"open": False}, False),
     ],
 )
 def test_who_gets_the_listener(facts: dict[str, Any], changes: dict[str, Any], listens: bool) -> None:
     """A ready worker that has none yet and was not asked to leave, once it is open."""
-    pool = pool_of(worker_of(0, **{"listening": False, "forked": NOW, **facts}), **changes)
+    pool = pool_of(worker_of(0, **{"listener": 0, "forked": NOW, **facts}), **changes)
     assert (Listen(NAME, 0) in decide(pool).actions) is listens
+    assert (Listen(NAME, 0) in decide(pool, phase=DRAINING).actions) is listens
+    closed = decide(replace(pool, open=False), phase=BOOTING)
+    assert Listen(NAME, 0) not in closed.actions
 
 
 def test_a_worker_that_does_not_get_ready_is_killed() -> None:
     """At boot_timeout, not before, and is asked for nothing else in that plan."""
-    pool = pool_of(worker_of(0, forked=NOW - 59.9, ready=None, listening=False), open=False)
+    pool = pool_of(worker_of(0, forked=NOW - 59.9, ready=None, listener=0), open=False)
     early = decide(pool, phase=BOOTING)
     assert early.actions == ()
     assert early.wake_at == pytest.approx(NOW + 0.1)
     for phase in (BOOTING, DRAINING, KILLING):
-        late = worker_of(0, forked=NOW - 60, ready=None, listening=False)
+        late = worker_of(0, forked=NOW - 60, ready=None, listener=0)
         pool = pool_of(late, open=False, zygote=None, waiting=None)
         told = [action for action in decide(pool, phase=phase).actions if getattr(action, "slot", None) == 0]
         assert told == [Kill(NAME, 0, "boot_timeout (60 s)")]
@@ -347,7 +498,7 @@ def workers_of_any_kind(draw: st.DrawFn) -> tuple[Worker, ...]:
             forked=draw(MOMENTS),
             pid=draw(st.sampled_from([0, 500 + slot])),
             ready=draw(st.none() | MOMENTS),
-            listening=draw(st.booleans()),
+            listener=draw(st.integers(0, 2)),
             retired=draw(st.none() | MOMENTS),
             signals=draw(st.integers(0, 1_000)),
             signalled=draw(MOMENTS),
@@ -360,10 +511,15 @@ def workers_of_any_kind(draw: st.DrawFn) -> tuple[Worker, ...]:
 POOLS = st.builds(
     PoolView,
     name=st.just(NAME),
-    max_children=st.integers(1, 40),
+    rules=st.builds(
+        Rules,
+        max_children=st.integers(1, 40),
+        boot_timeout=st.floats(0.001, 100),
+        graceful_timeout=st.floats(0, 100),
+    ),
+    phase=st.sampled_from(Phase),
+    phase_since=MOMENTS,
     slots=st.just(16),
-    boot_timeout=st.floats(0.001, 100),
-    graceful_timeout=st.floats(0, 100),
     workers=workers_of_any_kind(),
     states=st.binary(min_size=16, max_size=16),
     zygote=st.none()
@@ -398,7 +554,7 @@ MEMORIES = st.builds(
 @given(pool=POOLS, phase=st.sampled_from(Phase), since=MOMENTS, memory=MEMORIES)
 def test_every_plan_keeps_the_rules(pool: PoolView, phase: Phase, since: float, memory: PoolMemory) -> None:
     """Whatever is in the snapshot, and whatever bytes in the scoreboard: `check`; the back-off stays within 30 s."""
-    snapshot = Snapshot(NOW, phase, since, (pool,))
+    snapshot = snapshot_of(pool, phase=phase, since=since)
     decision = plan(snapshot, Memory({NAME: memory}))
     check(snapshot, decision)
     assert decision.memory.of(NAME).not_before <= NOW + 30
@@ -407,7 +563,7 @@ def test_every_plan_keeps_the_rules(pool: PoolView, phase: Phase, since: float, 
 @given(pool=POOLS, phase=st.sampled_from(Phase), since=MOMENTS, memory=MEMORIES)
 def test_a_plan_depends_on_its_arguments_alone(pool: PoolView, phase: Phase, since: float, memory: PoolMemory) -> None:
     """The same snapshot and memory give the same decision."""
-    snapshot = Snapshot(NOW, phase, since, (pool,))
+    snapshot = snapshot_of(pool, phase=phase, since=since)
     assert plan(snapshot, Memory({NAME: memory})) == plan(snapshot, Memory({NAME: memory}))
 
 
@@ -503,7 +659,7 @@ def test_a_later_start_that_fails_is_tried_again_with_patience(kind: str) -> Non
     """The server lives on; within ten minutes there are few tries, the last of them half a minute apart or less."""
     life = Simulator(Script(zygotes=_for_ever(["ready", kind]), workers=_for_ever(["good"])), max_children=2)
     life.run(10)
-    life._zygote_gone(life.pool.zygote_pid)
+    life._zygote_gone(life.pool.current)
     life.run(600)
     starts = [at for at, action in life.performed if isinstance(action, StartZygote)]
     pauses = [later - earlier for earlier, later in itertools.pairwise(starts)]
@@ -528,7 +684,7 @@ def test_a_stroke_of_the_pen_does_not_cost_half_a_minute() -> None:
     life = Simulator(Script(zygotes=_for_ever(["ready"]), workers=_for_ever(["good"])), max_children=6)
     life.run(0.6)
     for worker in list(life.pool.workers.values()):
-        life._worker_gone(worker.pid)
+        life.after(0, partial(life._worker_gone, worker.pid))
     life.run(1)
     assert [worker.listening for worker in life.pool.workers.values()] == [True] * 6
 
@@ -538,7 +694,7 @@ def test_a_zygote_that_stops_forking_is_replaced() -> None:
     script = Script(zygotes=_for_ever(["ready", "deaf", "ready"]), workers=_for_ever(["good"]))
     life = Simulator(script, max_children=2)
     life.run(10)
-    life._zygote_gone(life.pool.zygote_pid)
+    life._zygote_gone(life.pool.current)
     life._worker_gone(next(iter(life.pool.workers.values())).pid)
     life.run(10)
     assert life.pool.generation == 3

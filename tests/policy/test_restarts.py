@@ -8,9 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.views import NOW
-from prefork.policy.model import PoolMemory
-from prefork.policy.restarts import FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_FOR_READY, USEFUL_LIFE, after_end, after_use
+from policy.views import NAME, NOW, decide, pool_of, slots_of, states_of, worker_of
+from prefork.policy.model import RUNNING, Ended, Fork, PoolMemory, Shortage, Sizing
+from prefork.policy.restarts import (
+    FIRST_WAIT,
+    LONGEST_WAIT,
+    LONGEST_WAIT_FOR_READY,
+    MADE_UP_A_SECOND,
+    USEFUL_LIFE,
+    after_end,
+    after_use,
+    count_death,
+    held_back,
+)
 
 # The nth consecutive failure, and the wait that follows it.
 WAITS = [
@@ -83,3 +93,94 @@ def test_a_worker_that_was_ready_holds_up_the_next_for_a_second_at_most() -> Non
         assert memory.not_before - now <= LONGEST_WAIT_FOR_READY
         now = max(now, memory.not_before)
     assert memory.not_before - now == 0
+
+
+@pytest.mark.parametrize("workers", [1, 4, 8, 10, 32, 200])
+def test_a_stroke_is_made_up_for_within_a_second(workers: int) -> None:
+    """Everybody is killed at once: nearly all come back at once, all of them within a second."""
+    memory = PoolMemory()
+    for _ in range(workers):
+        memory = count_death(memory, workers, NOW)
+    assert held_back(memory, workers, NOW) <= MADE_UP_A_SECOND
+    assert held_back(memory, workers, NOW + 1.0) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 4, 8, 10, 32])
+def test_ten_forks_a_second_or_as_many_as_there_are_workers(workers: int) -> None:
+    """Every worker dies as soon as it is there: in no second are more forked, and later it is half of that."""
+    memory, alive, forked = PoolMemory(), workers, []
+    for tick in range(3_000):
+        now = NOW + tick / 1_000
+        for _ in range(alive):
+            memory = count_death(memory, workers, now)
+        alive = max(0, workers - held_back(memory, workers, now))
+        forked += [now] * alive
+    for start in range(2):
+        first = [moment for moment in forked if NOW + start <= moment < NOW + start + 1]
+        assert len(first) <= max(10, workers) + 1
+    assert len([moment for moment in forked if moment >= NOW + 2]) <= MADE_UP_A_SECOND + 1
+
+
+def test_as_many_deaths_as_workers_are_made_up_for_at_once() -> None:
+    """Whatever one stroke can kill; what dies beyond that waits, and no longer than the pool is large."""
+    memory = PoolMemory()
+    held = []
+    for _ in range(12):
+        memory = count_death(memory, 4, NOW)
+        held.append(held_back(memory, 4, NOW))
+    assert held == [0, 0, 0, 0, 1, 2, 3, 4, 4, 4, 4, 4]
+    assert [held_back(memory, 4, NOW + after) for after in (0.1, 0.3, 0.5, 0.7, 0.9, 9.0)] == [4, 3, 2, 1, 0, 0]
+    assert held_back(count_death(memory, 4, NOW + 2), 4, NOW + 2) == 0
+
+
+@given(
+    workers=st.integers(1, 100),
+    lives=st.lists(st.floats(0.0, 3.0), min_size=1, max_size=200),
+)
+def test_forks_a_second_are_bounded(workers: int, lives: list[float]) -> None:
+    """However long each of them lived: a pool's worth of forks, five a second, and one that was owed."""
+    memory, now, forked = PoolMemory(), NOW, 0
+    alive = workers
+    for life in lives:
+        now += life
+        memory = count_death(memory, workers, now)
+        alive -= 1
+        forks = max(0, workers - alive - held_back(memory, workers, now))
+        alive, forked = alive + forks, forked + forks
+        assert forked <= workers + MADE_UP_A_SECOND * (now - NOW) + 1
+        if not alive:
+            break
+
+
+@pytest.mark.parametrize(
+    ("ended", "forks"),
+    [
+        (Ended(NOW - 9, expected=False), 0),
+        (Ended(NOW - 9, expected=False, ours=True), 4),
+        (Ended(NOW - 9, expected=True), 4),
+    ],
+)
+def test_which_deaths_hold_back_forks(ended: Ended, forks: int) -> None:
+    """Those of processes that nobody ended; after as many as there may be workers, and for a fifth of a second each."""
+    before = PoolMemory(deaths=8.0, deaths_at=NOW)
+    empty = pool_of(max_children=4, ended=(ended,))
+    decision = decide(empty, memory=before if not ended.expected and not ended.ours else PoolMemory())
+    assert len(slots_of(Fork, decision.actions)) == forks
+    if not forks:
+        assert NOW < decision.wake_at <= NOW + 1 / MADE_UP_A_SECOND
+
+
+@pytest.mark.parametrize(("deaths", "size"), [(0.0, 6), (2.0, 6), (3.0, 2)])
+def test_a_pool_whose_workers_die_does_not_grow(deaths: float, size: int) -> None:
+    """What waits for want of living workers does not ask for more of them."""
+    workers = [worker_of(slot) for slot in range(2)]
+    busy = pool_of(
+        *workers,
+        max_children=8,
+        pm="dynamic",
+        states=states_of(workers, {0: RUNNING, 1: RUNNING}),
+        waiting=4,
+    )
+    shortage = Shortage(since=NOW - 0.02, looked=NOW - 0.02, wanted=6)
+    memory = PoolMemory(deaths=deaths, deaths_at=NOW, sizing=Sizing(size=2, shortage=shortage))
+    assert decide(busy, memory=memory).memory.of(NAME).sizing.size == size

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy.views import NAME, NOW, pool_of, snapshot_of, states_of, worker_of
-from prefork.policy.model import IDLE, RUNNING, Action, Kill, Phase, SignalRetired, Terminate
+from policy.views import NAME, NOW, pool_of, states_of, worker_of
+from prefork.policy.model import IDLE, RETIRING, RUNNING, Action, Kill, Phase, SignalRetired, Terminate
 from prefork.policy.retirement import TERMINATE_TO_KILL, step_down
 
 GRACEFUL = "graceful_timeout (25 s)"
@@ -18,6 +18,7 @@ SINCE = NOW - 10  # of the phase
 LIMIT = NOW + 15  # and graceful_timeout later
 
 REMIND, TERMINATE = SignalRetired(NAME, 0), Terminate(NAME, 0)
+BUSY: dict[str, Any] = {"states": bytes([RUNNING])}
 
 CASES: list[tuple[str, Phase, dict[str, Any], dict[str, Any], Action | None, float]] = [
     # phase, worker, pool, action, when to look again
@@ -28,7 +29,20 @@ CASES: list[tuple[str, Phase, dict[str, Any], dict[str, Any], Action | None, flo
     ("retiring a loading one", Phase.SERVING, {"ready": None, "retired": NOW - 1}, {}, REMIND, NOW + 0.02),
     ("terminated", Phase.SERVING, {"retired": NOW - 30, "terminated": NOW - 0.4}, {}, None, NOW + 0.6),
     ("long terminated", Phase.SERVING, {"retired": NOW, "terminated": NOW - 1}, {}, Kill(NAME, 0, GRACEFUL), NOW + 1),
+    (
+        "terminated while stopped",
+        Phase.SERVING,
+        {"retired": NOW, "terminated": NOW - 1, "stopped": NOW - 30},
+        {},
+        Kill(NAME, 0, f"{GRACEFUL} while stopped (SIGSTOP)"),
+        NOW + 1,
+    ),
     ("retired for long", Phase.SERVING, {"retired": NOW - 25}, {}, TERMINATE, NOW + TERMINATE_TO_KILL),
+    ("recycled, still at work", Phase.SERVING, {"retired": NOW - 99}, BUSY, None, NOW + 1),
+    ("replaced, still at work", Phase.SERVING, {"retired": NOW - 99}, {**BUSY, "cutoff": 2}, TERMINATE, NOW + 1),
+    ("stopped at work", Phase.SERVING, {"retired": NOW - 99, "stopped": NOW - 99}, BUSY, TERMINATE, NOW + 1),
+    ("leaving too long", Phase.SERVING, {"retired": NOW - 99}, {"states": bytes([RETIRING])}, TERMINATE, NOW + 1),
+    ("at work at a stop", Phase.DRAINING, {}, {**BUSY, "graceful_timeout": 10.0}, TERMINATE, NOW + 1),
     ("draining for long", Phase.DRAINING, {}, {"graceful_timeout": 10.0}, TERMINATE, NOW + TERMINATE_TO_KILL),
     ("draining, its listener wakes it", Phase.DRAINING, {}, {}, None, LIMIT),
     ("retired and busy", Phase.SERVING, {"retired": NOW - 5}, {"states": bytes([RUNNING])}, None, NOW + 20),
@@ -51,8 +65,8 @@ def test_each_rung(
 ) -> None:
     """Reminded while it says that it is idle, terminated at graceful_timeout, killed a second later."""
     worker = worker_of(0, **of_worker)
-    pool = pool_of(worker, **of_pool)
-    actions, wake_at = step_down(pool, worker, snapshot_of(pool, phase=phase, since=SINCE))
+    pool = pool_of(worker, phase=phase, phase_since=SINCE, **of_pool)
+    actions, wake_at = step_down(pool, worker, NOW)
     assert list(actions) == ([] if action is None else [action])
     assert wake_at == pytest.approx(again)
 
@@ -70,8 +84,8 @@ def test_each_rung(
 def test_there_is_always_a_next_look(state: int, phase: Phase, waiting: int, **facts: Any) -> None:
     """Whatever is known of a worker: at most one action, and a next look that lies ahead."""
     worker = worker_of(0, **facts)
-    pool = pool_of(worker, states=bytes([state]), waiting=waiting)
-    actions, wake_at = step_down(pool, worker, snapshot_of(pool, phase=phase, since=SINCE))
+    pool = pool_of(worker, states=bytes([state]), waiting=waiting, phase=phase, phase_since=SINCE)
+    actions, wake_at = step_down(pool, worker, NOW)
     assert len(actions) <= 1
     assert NOW < wake_at <= NOW + 25
 
@@ -82,7 +96,7 @@ def test_the_whole_ladder_of_one_that_does_not_hear() -> None:
     reminders, killed = [], None
     while killed is None:
         pool = pool_of(worker, graceful_timeout=5.0, states=states_of([worker], {0: IDLE}))
-        actions, wake_at = step_down(pool, worker, snapshot_of(pool, now=now))
+        actions, wake_at = step_down(pool, worker, now)
         for action in actions:
             match action:
                 case SignalRetired():

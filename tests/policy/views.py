@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from prefork.policy.model import (
@@ -14,6 +16,7 @@ from prefork.policy.model import (
     Phase,
     PoolMemory,
     PoolView,
+    Rules,
     Snapshot,
     Worker,
     Zygote,
@@ -26,6 +29,8 @@ __all__ = ["NAME", "NOW", "decide", "pool_of", "slots_of", "snapshot_of", "state
 NAME: Final = "www"
 NOW: Final = 1_000.0
 
+_OF_RULES: Final = {field.name for field in dataclasses.fields(Rules)}
+
 
 def worker_of(slot: int = 0, **changes: Any) -> Worker:
     """A worker that has served for long, unless ``changes`` say otherwise."""
@@ -35,7 +40,7 @@ def worker_of(slot: int = 0, **changes: Any) -> Worker:
         "forked": NOW - 100,
         "pid": 500 + slot,
         "ready": NOW - 99,
-        "listening": True,
+        "listener": 1,
     }
     return Worker(**{**facts, **changes})
 
@@ -63,15 +68,17 @@ def states_of(workers: Iterable[Worker], changes: Mapping[int, int] | None = Non
 
 
 def pool_of(*workers: Worker, **changes: Any) -> PoolView:
-    """A pool that serves with these workers and wants no others."""
+    """A static pool that has served for long with these workers and wants no others; ``changes`` also of its rules."""
+    limits = {"max_children": max(1, len(workers)), "boot_timeout": 60.0, "graceful_timeout": 25.0}
+    rules = Rules(**{**limits, **{name: changes.pop(name) for name in _OF_RULES & changes.keys()}})
     facts: dict[str, Any] = {
         "name": NAME,
-        "max_children": len(workers),
+        "rules": rules,
+        "phase": Phase.SERVING,
+        "phase_since": NOW - 300,
         "slots": 64,
-        "boot_timeout": 60.0,
-        "graceful_timeout": 25.0,
         "workers": workers,
-        "states": states_of(workers),
+        "states": states_of(workers, slots=max([64, *(worker.slot + 1 for worker in workers)])),
         "zygote": zygote_of(),
         "open": True,
         "verified": True,
@@ -83,7 +90,7 @@ def pool_of(*workers: Worker, **changes: Any) -> PoolView:
 
 def snapshot_of(*pools: PoolView, phase: Phase = Phase.SERVING, since: float = NOW - 300, now: float = NOW) -> Snapshot:
     """These pools in one phase."""
-    return Snapshot(now, phase, since, pools)
+    return Snapshot(now, phase, since, tuple(replace(pool, phase=phase, phase_since=since) for pool in pools))
 
 
 def decide(

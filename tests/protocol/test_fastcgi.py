@@ -338,3 +338,31 @@ def test_response_is_framed_for_the_request_at_hand() -> None:
     assert b"".join(reader.encode_plain(400, has_body=False)) == records.encode_record(
         records.STDOUT, 7, b"Status: 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 16\r\n\r\n"
     ) + records.ending(7, True)
+
+
+def test_a_responses_head_is_cgi() -> None:
+    """A ``Status`` field, since nginx ignores a status line; latin-1 as PEP 3333 has it."""
+    head = Reader(LIMITS).encode_head("404 Nöt Found", "A: b\r\n", -1, True)
+    assert head == b"Status: 404 N\xf6t Found\r\nA: b\r\n\r\n"
+
+
+@pytest.mark.parametrize("identifier", [1, 2, 65_535])
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(
+    "size", [0, 1, 255, 256, records.FULL_RECORD - 1, records.FULL_RECORD, records.FULL_RECORD + 1]
+)
+def test_every_request_is_answered_alike(identifier: int, keep: bool, size: int) -> None:
+    """The short way to write the records of request 1 writes what the long one does for all others."""
+    reader = Reader(LIMITS)
+    reader.receive(encode_begin_request(identifier, flags=keep))
+    reader.next_event()
+    body = b"x" * size
+    for head in (b"", b"head"):
+        for last in (False, True):
+            out = b"".join(reader.encode(head, [body[:1], body[1:]] if size else [], size, last))
+            content = head + body
+            expected = b"".join(
+                encode_record(records.STDOUT, identifier, content[start : start + records.FULL_RECORD])
+                for start in range(0, len(content), records.FULL_RECORD)
+            )
+            assert out == expected + (records.ending(identifier, keep) if last else b"")

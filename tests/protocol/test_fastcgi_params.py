@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.errors import ProtocolError
-from prefork.protocol.fastcgi_params import MAX_NAME, decode_parameters
+from prefork.protocol.fastcgi_params import MAX_NAME, Decoder, decode_parameters
 from prefork.protocol.fastcgi_records import decode_pairs, encode_pairs
 
 
@@ -88,3 +90,140 @@ def test_both_decoders_agree(data: bytes) -> None:
     else:
         text = {name.decode("latin-1"): value.decode("latin-1") for name, value in expected.items()}
         assert decode_parameters(data, 1_000) == text
+
+
+# --- what a decoder remembers
+
+STOCK = (
+    *(b"QUERY_STRING", b"REQUEST_METHOD", b"CONTENT_LENGTH", b"SCRIPT_NAME", b"DOCUMENT_ROOT", b"SERVER_PROTOCOL"),
+    *(b"GATEWAY_INTERFACE", b"REMOTE_ADDR", b"REMOTE_PORT", b"SERVER_ADDR", b"SERVER_PORT", b"HTTP_HOST"),
+)
+BASE = {"wsgi.version": (1, 0), "wsgi.input": None}
+
+
+def head(**values: str) -> bytes:
+    """The parameters of a request, as a proxy sends them; those that are named have another value, or come last."""
+    given = {name.encode(): value.encode("latin-1") for name, value in values.items()}
+    return encode_pairs([(name, given.pop(name, b"as ever")) for name in STOCK] + list(given.items()))
+
+
+def outcome(data: bytes, max_count: int, decoder: Decoder | None) -> dict[str, Any] | tuple[str, int]:
+    """What becomes of a stream: its parameters, or what is said against it."""
+    try:
+        return {**decode_parameters(data, max_count), **BASE} if decoder is None else decoder.decode(data)
+    except ProtocolError as error:
+        return str(error), error.status
+
+
+values = st.sampled_from([b"", b"a", b"b", b"v" * 127, b"v" * 128, b"w" * 300, b"\0", b"\xff"])
+names = st.sampled_from([*STOCK, b"wsgi.input", b"HTTP_COOKIE", b"X", b"n" * 4096, b"n" * 4097, b"\0"])
+changes = st.dictionaries(st.sampled_from(STOCK), values, max_size=2)
+pairs = st.lists(st.tuples(names, values), max_size=3)
+heads = st.builds(
+    lambda given, more, cut: encode_pairs([(name, given.get(name, b"as ever")) for name in STOCK] + more)[:cut],
+    changes,
+    pairs,
+    st.sampled_from([None, None, None, None, -1, -5, 40]),
+)
+streams = heads | heads | heads | pairs.map(encode_pairs) | st.binary(max_size=40)
+
+
+@given(
+    st.lists(st.sampled_from([head(), head(REMOTE_PORT="1")]), max_size=5), st.lists(streams, min_size=1, max_size=9)
+)
+def test_a_memory_changes_no_result(usual: list[bytes], requests: list[bytes]) -> None:
+    """Whatever came before, a decoder finds what the straightforward one finds, and refuses what that refuses."""
+    decoder = Decoder(len(STOCK) + 2, BASE)
+    for data in [*usual, *requests]:
+        found = outcome(data, len(STOCK) + 2, decoder)
+        assert found == outcome(data, len(STOCK) + 2, None)
+        if isinstance(found, dict):  # what an application does with its environ is nobody else's business
+            found["HTTP_HOST"] = "spoilt"
+            found.pop("SERVER_PORT", None)
+            found["spoilt"] = "spoilt"
+
+
+def test_what_stays_the_same_is_learned() -> None:
+    """All but what differs, at its place in the stream; long lengths and further headers do not disturb it."""
+    decoder = Decoder(20, BASE)
+    for number in range(20):
+        data = head(REMOTE_PORT=str(number), SCRIPT_NAME="/" * 60 * (number % 4), HTTP_COOKIE=f"id={number}")
+        assert outcome(data, 20, decoder) == outcome(data, 20, None)
+    # Three before SCRIPT_NAME, four after it and three behind REMOTE_PORT.
+    assert decoder.known == len(STOCK) - 2
+
+
+@pytest.mark.parametrize("name", ["HTTP_COOKIE", "HTTP_AUTHORIZATION"])
+def test_no_secret_is_learned(name: str) -> None:
+    """What a client has to prove to know is decoded each time, however often it was the same."""
+    decoder = Decoder(20)
+    for _ in range(4):
+        assert decoder.decode(head(**{name: "sesame"}))[name] == "sesame"
+    assert decoder.known == len(STOCK)
+
+
+def test_another_kind_of_request_takes_over_when_it_is_the_usual_one() -> None:
+    """One that a probe sent first does not stand in the way of all that follow."""
+    decoder = Decoder(20)
+    for number in range(8):
+        decoder.decode(encode_pairs([(b"REQUEST_METHOD", b"GET"), (b"A", b"1"), (b"B", b"2"), (b"C", b"%d" % number)]))
+    assert decoder.known == 3
+    for number in range(40):
+        decoder.decode(head(REMOTE_PORT=str(number)))
+    assert decoder.known == len(STOCK) - 1
+
+
+def test_what_was_learned_is_forgotten() -> None:
+    """An exception of long ago costs nothing any more: after 16,384 requests everything is learned anew."""
+    decoder = Decoder(20)
+    decoder.decode(head())
+    decoder.decode(head(SCRIPT_NAME="/another", SERVER_PORT="1"))
+    assert decoder.known < len(STOCK) - 1
+    usual = head()
+    for _ in range(16_384):
+        decoder.decode(usual)
+    assert decoder.known == len(STOCK)
+
+
+def test_a_large_head_is_not_learned() -> None:
+    """What is remembered has a bound; a head beyond it is decoded as well as any."""
+    decoder = Decoder(20)
+    large = head(HTTP_X="x" * 20_000)
+    for _ in range(3):
+        assert decoder.decode(large)["HTTP_X"] == "x" * 20_000
+    assert decoder.known == 0
+
+
+def test_limits_hold_for_what_is_known_and_what_is_not_together() -> None:
+    """The number of parameters, the size of a name, NUL, and names that come twice: as without a memory."""
+    decoder = Decoder(len(STOCK) + 1)
+    for number in range(4):
+        decoder.decode(head(REMOTE_PORT=str(number)))
+    known = decoder.known
+    assert known == len(STOCK) - 1
+    assert decoder.decode(head(HTTP_X="x"))["HTTP_X"] == "x"
+    bad = {
+        "14 parameters, 13 are allowed": head(HTTP_X="x", HTTP_Y="y"),
+        "name has 4097 bytes": head(**{"n" * 4097: "x"}),
+        "NUL": head(REMOTE_PORT="1\0"),
+        "after the end": head(REMOTE_PORT="2")[:-1],
+        "sent twice": head() + encode_pairs([(b"SCRIPT_NAME", b"/else")]),
+    }
+    for words, data in bad.items():
+        with pytest.raises(ProtocolError, match=words):
+            decoder.decode(data)
+    twice = head() + encode_pairs([(b"HTTP_HOST", b"more")])
+    assert decoder.decode(twice)["HTTP_HOST"] == "as ever, more"
+    assert decoder.known == known
+
+
+def test_nobody_sets_what_is_ours() -> None:
+    """A parameter with a name of ours is overruled, be it known or new."""
+    decoder = Decoder(20, BASE)
+    for _ in range(4):
+        assert decoder.decode(head(**{"wsgi.input": "theirs"}))["wsgi.input"] is None
+    decoder = Decoder(20, BASE)
+    for number in range(4):
+        decoder.decode(head(REMOTE_PORT=str(number)))
+    assert decoder.known
+    assert decoder.decode(head(**{"wsgi.input": "theirs"}))["wsgi.input"] is None

@@ -95,11 +95,6 @@ def test_pairs_that_go_on_after_the_end(data: bytes) -> None:
         records.decode_pairs(data)
 
 
-def test_head_is_cgi() -> None:
-    """A response begins with Status, never with an HTTP status line, in latin-1."""
-    assert records.encode_head("404 Nöt Found", "A: b\r\n") == b"Status: 404 N\xf6t Found\r\nA: b\r\n\r\n"
-
-
 def test_values_result() -> None:
     """What is known of what was asked for, in our order; asking twice changes nothing."""
     asked = records.encode_pairs([(b"B", b""), (b"C", b"x"), (b"A", b""), (b"A", b"")])

@@ -18,6 +18,8 @@ from prefork.system.control import (
     COMMANDS,
     LARGEST_ORDER,
     Order,
+    Scale,
+    Wish,
     connect,
     encode_answer,
     encode_order,
@@ -52,6 +54,21 @@ def test_an_order_arrives_as_it_was_given(command: str, now: bool, path: str | N
         (b'{"command": {}}', "one of the commands"),
         (b'{"command": "stop", "now": 1}', "true or false"),
         (b'{"command": "stop", "socket": 1}', "true or false"),
+        (b'{"command": "scale", "scales": 1}', "a list of"),
+        (b'{"command": "scale", "scales": [1]}', "a list of"),
+        (b'{"command": "scale", "scales": [[]]}', "a list of"),
+        (b'{"command": "scale", "scales": [["a", "b"]]}', "a list of"),
+        (b'{"command": "scale", "scales": [[1, "b", "c"]]}', "a list of"),
+        (b'{"command": "scale", "scales": [[null, 1, "c"]]}', "a list of"),
+        (b'{"command": "scale", "scales": [[null, "b", null]]}', "a list of"),
+        (b'{"command": "stacks", "pid": "1"}', 'a number for "pid"'),
+        (b'{"command": "stacks", "pid": true}', 'a number for "pid"'),
+        (b'{"command": "stacks", "pid": 1.5}', 'a number for "pid"'),
+        (b'{"command": "tap", "tap": 1}', "pool or null, bodies, unmasked"),
+        (b'{"command": "tap", "tap": [null, true]}', "pool or null, bodies, unmasked"),
+        (b'{"command": "tap", "tap": [1, true, true]}', "pool or null, bodies, unmasked"),
+        (b'{"command": "tap", "tap": [null, 1, true]}', "pool or null, bodies, unmasked"),
+        (b'{"command": "tap", "tap": [null, true, "yes"]}', "pool or null, bodies, unmasked"),
     ],
 )
 def test_everything_else_is_refused(data: bytes, message: str) -> None:
@@ -67,8 +84,11 @@ def test_everything_else_is_refused(data: bytes, message: str) -> None:
         | st.booleans()
         | st.integers()
         | st.text()
-        | st.sampled_from([*COMMANDS, "command", "now", "socket"]),
-        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["command", "now", "socket", "x"]), inner),
+        | st.sampled_from([*COMMANDS, "command", "now", "socket", "scales", "tap"]),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["command", "now", "socket", "scales", "tap", "x"]), inner)
+        ),
     ).map(lambda value: json.dumps(value).encode())
 )
 def test_anything_at_all(data: bytes) -> None:
@@ -140,3 +160,21 @@ def test_what_is_no_control_socket_is_left_alone(folder: Path) -> None:
         open_door(str(folder / "file"))
     with pytest.raises(ConfigurationError, match="does not exist"):
         open_door(str(folder / "none" / "control.sock"))
+
+
+def test_numbers_arrive_as_they_were_given() -> None:
+    """With a pool and without."""
+    order = Order("scale", scales=(Scale("www", "max_children", "8"), Scale(None, "pm", "ondemand")))
+    assert read_order(encode_order(order)) == order
+
+
+def test_a_pid_arrives_as_it_was_given() -> None:
+    for pid in (None, 0, 4711, -1, 2**70):
+        assert read_order(encode_order(Order("stacks", pid=pid))) == Order("stacks", pid=pid)
+
+
+def test_a_wish_arrives_as_it_was_given() -> None:
+    """With a pool and without; an order without one wishes for nothing special."""
+    for wish in (Wish(), Wish("www", bodies=True), Wish("www", unmasked=True)):
+        assert read_order(encode_order(Order("tap", tap=wish))) == Order("tap", tap=wish)
+    assert read_order(b'{"command": "tap"}').tap == Wish()

@@ -11,8 +11,10 @@ import pytest
 
 from apart import NOBODY, living, run_apart
 from prefork.errors import AddressInUse, ConfigurationError
+from prefork.system import ownership
 from prefork.system.ownership import PathLock
 
+NOTES = "from prefork.system.ownership import read_notes\n"
 TAKE = """
 from prefork.system.ownership import PathLock
 lock = PathLock(sys.argv[1])
@@ -112,16 +114,14 @@ def test_what_is_no_plain_file_is_refused_and_untouched(folder: Path, path: str,
     assert not (folder / "nowhere").exists()
 
 
-def test_a_file_that_cannot_be_locked_is_explained(lock: PathLock, path: str) -> None:
+def test_a_file_that_cannot_be_locked_is_explained(lock: PathLock) -> None:
     """Whatever lockf(3) says besides "taken": here, that the descriptor is not writable."""
-    ours = lock.descriptor
-    lock.descriptor = os.open("/dev/null", os.O_RDONLY)
+    other = os.open("/dev/null", os.O_RDONLY)
     try:
         with pytest.raises(ConfigurationError, match=r"cannot be locked .*: put the socket on a local file system"):
-            lock._take(path)
+            lock._lock(other, 0.0)
     finally:
-        os.close(lock.descriptor)
-        lock.descriptor = ours
+        os.close(other)
 
 
 @pytest.mark.root
@@ -152,3 +152,61 @@ def test_root_takes_over_what_a_user_left(folder: Path, path: str) -> None:
     lock = PathLock(path)
     lock.close()
     assert Path(lock.path).stat().st_uid == NOBODY
+
+
+def stands(lock: PathLock) -> bool:
+    """Looked at anew each time, for the type checker, too."""
+    return lock.stands
+
+
+def test_a_deleted_file_is_no_claim_until_it_is_made_anew(lock: PathLock, path: str) -> None:
+    """Until then another may claim the path; afterwards it cannot, and what was noted stands there again."""
+    lock.note(control="/run/control")
+    assert stands(lock)
+    os.unlink(lock.path)
+    assert not stands(lock)
+    lock.renew()
+    assert stands(lock)
+    assert Path(lock.path).stat().st_mode & 0o7777 == 0o600
+    assert run_apart(f"{NOTES}print(read_notes(sys.argv[1]))", path) == str(
+        {"pid": str(os.getpid()), "socket": path, "control": "/run/control"}
+    )
+    assert run_apart(TAKE, path).startswith(f"AddressInUse {path} is claimed by a running server, pid {os.getpid()},")
+
+
+def test_a_lock_that_another_took_meanwhile_is_his(lock: PathLock, path: str) -> None:
+    """Without waiting for him; when he is gone it is ours again, and no descriptor is lost on the way."""
+    os.unlink(lock.path)
+    before = os.listdir("/proc/self/fd")
+    with living(TAKE, path) as (holder, pid):
+        for _ in range(2):
+            with pytest.raises(AddressInUse, match=rf"claimed by a running server, pid {pid},"):
+                lock.renew()
+            assert not lock.stands
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        lock.renew()
+    assert lock.stands
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert run_apart(TAKE, path).startswith("AddressInUse")
+
+
+def test_a_file_that_is_deleted_while_it_is_locked_is_not_taken_for_the_claim(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock on a file that no path leads to keeps nobody out."""
+    deleted: list[int] = []
+
+    def delete_first(file: str, descriptor: int) -> None:
+        check(file, descriptor)
+        if not deleted:
+            deleted.append(os.fstat(descriptor).st_ino)
+            os.unlink(file)
+
+    check = ownership._check_lock_file
+    monkeypatch.setattr(ownership, "_check_lock_file", delete_first)
+    lock = PathLock(path)
+    assert deleted
+    assert lock.stands
+    assert run_apart(TAKE, path).startswith("AddressInUse")
+    lock.close()

@@ -255,10 +255,10 @@ def test_without_descriptors_nothing_is_claimed_to_be_known() -> None:
     """What /proc cannot be asked counts as alive and as nobody's."""
     script = (
         "import resource\n"
-        "from prefork.system import probe, listener, sockdiag\n"
+        "from prefork.system import probe, backlog, sockdiag\n"
         "before = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))\n"
-        "print(probe._runs(1), probe.find_listener_pid('@x'), listener._clamp(2**31 - 1), end=' ')\n"
+        "print(probe._runs(1), probe.find_listener_pid('@x'), backlog.clamp(2**31 - 1), end=' ')\n"
         "print(sockdiag.SocketDiagnosis().queue(1))\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, before)\n"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.processes import PATIENCE, environment
-from prefork.system.processes import RETIRE_SIGNAL, describe_status, is_our_child
+from prefork.system.processes import FORCE_SIGNAL, LOOK_SIGNAL, describe_status, is_our_child
 
 PRELUDE = """
 import atexit, contextlib, os, resource, select, signal, socket, sys, threading, time
@@ -275,7 +275,7 @@ master = os.getpid()
 reader, writer = os.pipe()
 def zygote():
     {before}
-    if fork_away():
+    if fork_away() is not None:
         os.write(writer, f"{{os.getpid()}} {{os.getppid()}}".encode())
         os._exit(7)
     say("left behind:", children())
@@ -304,7 +304,36 @@ def fork():
 os.fork = fork
 say(fork_away(), children())
 """
-    assert script(body) == ["False []"]
+    assert script(body) == ["None []"]
+
+
+def test_several_are_forked_away_by_one_process() -> None:
+    """Each knows its number and begins as the reaper's child; where a fork fails, those before it live."""
+    body = """
+become_subreaper()
+master, reader, writer = os.getpid(), *os.pipe()
+forks, left = os.fork, [1] * 4  # the process in between, and three
+def fork():
+    if not left:
+        raise BlockingIOError(11, "no more")
+    left.pop()
+    return forks()
+def zygote():
+    os.fork = fork
+    number = fork_away(5)
+    if number is not None:
+        os.write(writer, f"{number}{os.getppid() == master} ".encode())
+        os._exit(0)
+    say("left behind:", children())
+helper = spawn(zygote)
+os.close(writer)
+os.waitpid(helper, 0)
+with open(reader) as ends:
+    say(sorted(ends.read().split()))
+while children():
+    os.wait()
+"""
+    assert sorted(script(body)) == ["['0True', '1True', '2True']", "left behind: []"]
 
 
 def test_an_orphan_is_ours_only_while_we_are_the_reaper() -> None:
@@ -426,9 +455,9 @@ def test_a_status_in_words(status: int, words: str) -> None:
     assert describe_status(status) == words
 
 
-def test_the_retire_signal_is_nobody_elses() -> None:
-    """A real-time signal, neither of the first that libraries take nor the last."""
-    assert signal.SIGRTMIN + 10 < RETIRE_SIGNAL < signal.SIGRTMAX
+def test_our_signals_are_nobody_elses() -> None:
+    """Real-time signals, none of the first that libraries take nor the last."""
+    assert signal.SIGRTMIN + 10 < FORCE_SIGNAL < LOOK_SIGNAL < signal.SIGRTMAX
 
 
 # the orderly end
@@ -487,3 +516,28 @@ def test_a_broken_standard_output_keeps_nobody(break_it: str) -> None:
     """Closed, missing or gone: the other one is flushed all the same."""
     body = f"{break_it}\nsys.stderr = open(2, 'w')\nsys.stderr.write('flushed')\nleave_process(5)"
     assert script(body, status=5) == ["flushed"]
+
+
+def test_stops_and_continuations_are_told_once() -> None:
+    """Each with its process; a stop that was continued before anybody looked was none; the dead are not told."""
+    body = """
+say(stops())
+pids = [spawn(lambda: signal.pause()) for _ in range(2)]
+for pid in pids:
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+say(sorted(stops()) == sorted((pid, True) for pid in pids), stops())
+os.kill(pids[0], signal.SIGCONT)
+os.waitid(os.P_PID, pids[0], os.WCONTINUED | os.WNOWAIT)
+say(stops() == [(pids[0], False)], stops())
+os.kill(pids[0], signal.SIGSTOP)
+os.waitid(os.P_PID, pids[0], os.WSTOPPED | os.WNOWAIT)
+os.kill(pids[0], signal.SIGCONT)
+os.waitid(os.P_PID, pids[0], os.WCONTINUED | os.WNOWAIT)
+say(stops() == [(pids[0], False)])
+for pid in pids:
+    os.kill(pid, signal.SIGKILL)
+    zombie(pid)
+say(stops(), sorted(pid for pid, _ in reap(lambda pid: None)) == sorted(pids))
+"""
+    assert script(body) == ["[]", "True []", "True []", "True", "[] True"]

@@ -115,6 +115,15 @@ def test_a_socket_that_exists_is_judged_as_it_is(listener: socket.socket, path: 
     assert diagnose(path, None, [worker(0, 0)]).reach is Reach.OK
 
 
+def test_a_socket_that_was_passed_is_its_givers_to_open(listener: socket.socket, path: str) -> None:
+    """Options of ours would be refused for it."""
+    os.chmod(path, 0o600)
+    verdict = diagnose(path, workers=[worker()], passed=True)
+    assert verdict.reach is Reach.BLOCKED
+    assert verdict.mend == f"Whoever passed it sets mode and group (systemd: SocketMode=0660, SocketGroup={STRANGER})"
+    assert "--socket-group" in diagnose(path, workers=[worker()]).mend
+
+
 def test_a_directory_that_gives_its_group_is_foreseen(folder: Path, path: str) -> None:
     """In a set-group-id directory the socket will have the directory's group."""
     folder.chmod(0o2755)

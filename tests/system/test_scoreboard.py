@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import math
 import mmap
 import os
 import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,12 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.processes import environment
-from prefork.policy.model import FREE, IDLE, READING, RUNNING, WRITING
-from prefork.system.scoreboard import ControlPage, Scoreboard, Slot, SlotRecord, slots_for
+from prefork.policy.model import FREE, IDLE, READING, RUNNING, STARTING, WRITING
+from prefork.system.controlpage import ControlPage
+from prefork.system.records import BOUNDS, Account, SlotRecord, Totals
+from prefork.system.scoreboard import Scoreboard, Slot, slots_for
 
 SLOTS = 70  # more than one row of 64 state bytes
 ROOM = 128  # so the records begin here
-RECORD = 512
+RECORD = 960
+REQUEST = struct.Struct("@QQdddqIHH16s440s")  # what a record begins with; counters follow
 
 
 @dataclass(slots=True)
@@ -156,10 +161,10 @@ def test_the_pages_do_not_cross_an_exec_by_themselves(pages: Pages, page: str) -
 def test_a_request_is_published(pages: Pages) -> None:
     """State, number, start, generation, method and URI arrive as they were said; the neighbours are untouched."""
     slot = pages.slot(69, generation=7)
-    slot.begin(RUNNING, "POST", "/orders?id=1", 12.5)
-    assert pages.board.read(69) == SlotRecord(1, 12.5, 7, "POST", "/orders?id=1")
+    slot.begin(RUNNING, "POST", "/orders?id=1", 12.5, 0.25, 70)
+    assert pages.board.read(69) == SlotRecord(1, 12.5, 7, "POST", "/orders?id=1", 0.0, 0.25, 70)
     assert pages.board.states() == bytes(69) + bytes([RUNNING])
-    assert pages.board.read(68) == SlotRecord(0, 0.0, 0, "", "")
+    assert pages.board.read(68) == SlotRecord(0, 0.0, 0, "", "", 0.0, 0.0, 0)
 
 
 def test_states_are_seen_as_they_change(pages: Pages) -> None:
@@ -178,9 +183,9 @@ def test_states_are_seen_as_they_change(pages: Pages) -> None:
     ("method", "uri", "shown_method", "shown_uri"),
     [
         ("", "", "", ""),
-        ("M" * 16, "u" * 464, "M" * 16, "u" * 464),
-        ("M" * 17, "u" * 465, "M" * 16, "u" * 464),
-        ("M" * 100_000, "u" * 100_000, "M" * 16, "u" * 464),
+        ("M" * 16, "u" * 440, "M" * 16, "u" * 440),
+        ("M" * 17, "u" * 441, "M" * 16, "u" * 440),
+        ("M" * 100_000, "u" * 100_000, "M" * 16, "u" * 440),
         ("GET", "/caf\xe9\x00\xff", "GET", "/caf\xe9\x00\xff"),
         ("GET", "/\u20ac\udc80", "GET", "/??"),
     ],
@@ -211,12 +216,12 @@ def test_all_slots_together(pages: Pages) -> None:
         slot = pages.slot(number)
         for _ in range(number + 2):
             slot.begin(RUNNING, "GET", "/" * 600, 1.0)
-    scribble(pages.board, 1, b"\xff" * 8 + bytes(8) + b"\xff" * 496)
+    scribble(pages.board, 1, b"\xff" * 8 + bytes(8) + b"\xff" * (RECORD - 16))
     assert pages.board.total_requests() == 7
 
 
 @pytest.mark.parametrize(
-    "left", [b"\xff" * RECORD, b"\xfe" * RECORD, b"\x00" * 8 + b"\xff" * 504, b"\x01" + bytes(511)]
+    "left", [b"\xff" * RECORD, b"\xfe" * RECORD, b"\x00" * 8 + b"\xff" * (RECORD - 8), b"\x01" + bytes(RECORD - 1)]
 )
 def test_what_a_madman_left_does_not_stop_his_successor(pages: Pages, left: bytes) -> None:
     """Counters at their very end are begun anew rather than overflow, and the next record is whole."""
@@ -226,6 +231,184 @@ def test_what_a_madman_left_does_not_stop_his_successor(pages: Pages, left: byte
         slot.begin(RUNNING, "GET", "/", 1.0)
     record = pages.board.read(0)
     assert (record.method, record.uri, record.started, record.requests) == ("GET", "/", 1.0, slot.requests)
+
+
+# how long a request may take
+
+
+def test_a_request_may_be_given_more_time(pages: Pages) -> None:
+    """Each extension is added; the next request has none."""
+    slot = pages.slot(69)
+    slot.begin(RUNNING, "GET", "/", 12.5)
+    seen = [pages.board.deadline(69)]
+    for seconds in (1.5, 30.0):
+        slot.extend(seconds)
+        seen.append(pages.board.deadline(69))
+    assert seen == [(1, 12.5, 0.0), (1, 12.5, 1.5), (1, 12.5, 31.5)]
+    assert (slot.extension, pages.board.read(69)) == (31.5, SlotRecord(1, 12.5, 1, "GET", "/", 31.5))
+    slot.begin(RUNNING, "GET", "/", 13.0)
+    assert (slot.extension, pages.board.deadline(69)) == (0.0, (2, 13.0, 0.0))
+
+
+def test_what_is_being_rewritten_is_not_taken_for_a_request(pages: Pages) -> None:
+    """Half of one request and half of the next would be a request that is long overdue."""
+    scribble(pages.board, 1, REQUEST.pack(7, 5, 1.0, 0.0, -1.0, -1, 2, 3, 1, b"GET", b"/"))
+    assert pages.board.deadline(1) is None
+    scribble(pages.board, 1, REQUEST.pack(8, 5, 1.0, 0.0, -1.0, -1, 2, 3, 1, b"GET", b"/"))
+    assert pages.board.deadline(1) == (5, 1.0, 0.0)
+
+
+# counters
+
+
+def test_counters_are_counted_by_slot_and_in_all(pages: Pages) -> None:
+    """Each for itself; neither requests nor other counters are touched, and the next worker goes on counting."""
+    first, last = pages.slot(0), pages.slot(69)
+    for counter in (0, 15, 15):
+        first.count(counter)
+    last.begin(RUNNING, "GET", "/", 1.0)
+    last.count(15)
+    pages.slot(69, generation=2).count(15)
+    assert pages.board.counters(0) == (1, *[0] * 14, 2)
+    assert pages.board.counters(69) == (*[0] * 15, 2)
+    assert [pages.board.total(counter) for counter in (0, 1, 15)] == [1, 0, 4]
+    assert (pages.board.total_requests(), pages.board.read(69).uri) == (1, "/")
+
+
+def test_a_counter_beyond_belief_counts_nothing(pages: Pages) -> None:
+    """Neither in the totals nor for the successor, who begins anew."""
+    pages.slot(0).count(3)
+    scribble(pages.board, 1, b"\xff" * RECORD)
+    assert (pages.board.counters(1), pages.board.total(3)) == ((0,) * 16, 1)
+    pages.slot(1).count(3)
+    assert (pages.board.counters(1)[3], pages.board.total(3)) == (1, 2)
+
+
+# the account
+
+
+def by_bucket(**counts: int) -> tuple[int, ...]:
+    """The counts of a histogram: ``_3=1`` is one in bucket 3."""
+    return tuple(counts.get(f"_{bucket}", 0) for bucket in range(len(BOUNDS) + 1))
+
+
+def test_requests_come_into_the_account(pages: Pages) -> None:
+    """Bytes, seconds and both histograms, for the slot and in all; the next worker goes on, without a last request."""
+    for number in (0, 69):
+        pages.board.set_state(number, STARTING)
+    first, last = pages.slot(0), pages.slot(69)
+    first.begin(RUNNING, "GET", "/", 1.0)
+    first.count(3)
+    first.wait(0.75)
+    first.finish(0.25, 10, 2_000)
+    first.finish(0.001, 0, 5)
+    last.move(0, 21)
+    assert pages.board.account(0) == Account(10, 2_005, 0.001)
+    assert pages.board.account(69) == Account(0, 21, 0.0)
+    expected = Totals(
+        requests=1,
+        counters=(0, 0, 0, 1, *[0] * 12),
+        received=10,
+        sent=2_026,
+        ran=by_bucket(_0=1, _7=1),
+        ran_seconds=0.251,
+        waited=by_bucket(_9=1),
+        waited_seconds=0.75,
+    )
+    assert pages.board.totals() == expected
+    second = pages.slot(0, generation=2)
+    assert pages.board.totals() == expected
+    assert pages.board.account(0) == Account(10, 2_005, 0.0)
+    second.finish(61.0, 1, 1)
+    second.wait(0.0)
+    assert pages.board.account(0) == Account(11, 2_006, 61.0)
+    assert pages.board.totals().ran == by_bucket(_0=1, _7=1, _15=1)
+    assert pages.board.totals().waited == by_bucket(_0=1, _9=1)
+
+
+@pytest.mark.parametrize("bucket", range(len(BOUNDS)))
+def test_a_bucket_ends_with_its_bound(pages: Pages, bucket: int) -> None:
+    """What is as long as a bound is within it, as collectors have it."""
+    pages.board.set_state(0, STARTING)
+    slot = pages.slot(0)
+    for seconds in (BOUNDS[bucket], math.nextafter(BOUNDS[bucket], math.inf)):
+        slot.finish(seconds, 0, 0)
+        slot.wait(seconds)
+    totals = pages.board.totals()
+    assert totals.ran == totals.waited == by_bucket(**{f"_{bucket}": 1, f"_{bucket + 1}": 1})
+
+
+def test_an_account_beyond_belief_counts_nothing(pages: Pages) -> None:
+    """Neither in the totals nor for the successor, who begins anew; the neighbour's is not touched."""
+    for number in (0, 1, 2):
+        pages.board.set_state(number, STARTING)
+    pages.slot(0).finish(0.5, 1, 2)
+    nothing = [struct.pack("<d", value) for value in (math.nan, -1.0, math.inf, -math.inf, 2.0**60)]
+    for lie in (b"\xff" * 8, *nothing):
+        scribble(pages.board, 1, lie * (RECORD // 8))
+        totals = pages.board.totals()
+        assert (totals.received, totals.sent, totals.ran) == (1, 2, by_bucket(_8=1))
+        assert (totals.ran_seconds, totals.waited_seconds, totals.requests) == (0.5, 0.0, 0)
+        assert pages.board.account(1) == Account()
+        assert (pages.board.read(1).waited, pages.board.read(1).length) == (None, None)
+    pages.slot(1).finish(0.5, 3, 4)
+    assert pages.board.account(1) == Account(3, 4, 0.5)
+    assert pages.board.totals().ran == by_bucket(_8=2)
+
+
+def test_slots_that_never_had_a_worker_have_no_account(pages: Pages) -> None:
+    """Whatever stands there, and when nobody has any."""
+    scribble(pages.board, 5, b"\x01" * RECORD)
+    assert pages.board.totals().requests == 0
+    pages.board.set_state(4, STARTING)
+    assert pages.board.totals().requests == 0
+
+
+WRITER = """
+import os
+from prefork.system.scoreboard import Slot
+slot = Slot(0, 70, *map(int, sys.argv[1:3]), -1, 1, 2)
+print(flush=True)
+for number in range(10_000_000):
+    letter = chr(ord("a") + number % 26)
+    slot.begin(4, letter * 16, letter * (1 + number % 440), float(number), float(number % 60), number)
+    slot.finish(0.001 * (number % 100), 1, 1)
+"""
+
+
+def test_what_is_read_while_a_worker_writes(pages: Pages) -> None:
+    """No exception; no counter goes back, not even for a moment; a record is whole, unless its writer stands still.
+
+    (It has no processor then: this one writes without a pause, so that happens in the midst of a record, too.)
+    """
+    pages.board.set_state(0, STARTING)
+    descriptors = [pages.board.descriptor, pages.control.descriptor]
+    command = [sys.executable, "-c", "import sys\n" + WRITER, *map(str, descriptors)]
+    with subprocess.Popen(command, pass_fds=descriptors, env=environment({}), stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        seen: dict[bool, set[int]] = {True: set(), False: set()}
+        last = Counter[str]()
+        for _ in range(20_000):
+            record, totals, account = pages.board.read(0), pages.board.totals(), pages.board.account(0)
+            if record.requests:
+                number = record.requests - 1
+                whole = (record.started, record.length, len(record.uri)) == (number, number, 1 + number % 440)
+                seen[whole and len({*record.method, *record.uri}) == 1].add(number)
+            now = Counter(
+                record=record.requests,
+                requests=totals.requests,
+                received=totals.received,
+                sent=account.sent,
+                ran=sum(totals.ran),
+                first=totals.ran[0],
+                seconds=int(totals.ran_seconds),
+            )
+            assert last <= now
+            last = now
+        writer.kill()
+    assert len(seen[True]) > 100
+    assert len(seen[False]) < len(seen[True]) / 2
 
 
 # the doorbell and the retire flag
@@ -263,6 +446,38 @@ def test_the_retire_flag_is_for_one_slot(pages: Pages) -> None:
     assert [slot.retire for slot in slots] == [False, False, False]
 
 
+def test_a_stack_is_wanted_of_one_slot(pages: Pages) -> None:
+    """Its byte changes each time, for as long as anybody likes, and no other's does."""
+    slots = [pages.slot(number) for number in (0, 68, 69)]
+    seen = []
+    for _ in range(300):
+        pages.control.dump(68)
+        seen.append(slots[1].dump)
+    assert all(before != after for before, after in itertools.pairwise(seen))
+    assert (slots[0].dump, slots[2].dump) == (0, 0)
+
+
+def test_the_request_that_must_stop(pages: Pages) -> None:
+    """Its number is seen by the worker in the slot, whole, and by no other."""
+    slots = [pages.slot(number) for number in (0, 68, 69)]
+    pages.control.time_out(69, 2**48 + 1)
+    pages.control.time_out(68, 7)
+    assert [slot.timeout for slot in slots] == [0, 7, 2**48 + 1]
+    pages.control.time_out(69, 0)
+    assert [slot.timeout for slot in slots] == [0, 7, 0]
+    assert [slot.retire for slot in slots] == [False] * 3
+
+
+def test_whether_somebody_waits_is_told_to_all(pages: Pages) -> None:
+    """One byte for the whole pool."""
+    slots = [pages.slot(number) for number in (0, 69)]
+    assert [slot.waiting for slot in slots] == [False, False]
+    pages.control.wait(True)
+    assert [slot.waiting for slot in slots] == [True, True]
+    pages.control.wait(False)
+    assert [slot.waiting for slot in slots] == [False, False]
+
+
 def test_a_copy_forgets(pages: Pages) -> None:
     """After `forget` nothing that the copy does reaches the shared pages, and nothing it does fails."""
     slot = pages.slot(1)
@@ -270,17 +485,24 @@ def test_a_copy_forgets(pages: Pages) -> None:
     pages.control.retire(1, True)
     slot.forget()
     slot.begin(WRITING, "GET", "/after", 2.0)
+    slot.extend(9.0)
+    slot.count(0)
+    slot.wait(1.0)
+    slot.finish(1.0, 1, 1)
     slot.enter(IDLE)
     assert (slot.retire, pages.board.state(1), pages.board.read(1).uri) == (False, RUNNING, "/before")
+    assert (slot.dump, slot.timeout, slot.waiting) == (0, 0, False)
+    assert (pages.board.deadline(1), pages.board.total(0)) == ((1, 1.0, 0.0), 0)
+    assert pages.board.account(1) == Account()
 
 
 # what the master makes of anything
 
 
 def scribble(board: Scoreboard, slot: int, record: bytes) -> None:
-    """Write a record as a worker could."""
+    """Write a record, or its beginning, as a worker could."""
     page = mmap.mmap(board.descriptor, 0)
-    page[ROOM + slot * RECORD : ROOM + (slot + 1) * RECORD] = record
+    page[ROOM + slot * RECORD : ROOM + slot * RECORD + len(record)] = record
     page.close()
 
 
@@ -296,30 +518,57 @@ def test_any_bytes_can_be_read(board: Scoreboard, record: bytes, slot: int) -> N
     """Numbers within their fields, text of bounded length, and no exception, whatever the bytes are."""
     scribble(board, slot, record)
     read = board.read(slot)
-    assert 0 <= read.requests < 2**64
+    assert 0 <= read.requests < 2**48
     assert 0 <= read.generation < 2**32
-    assert (len(read.method) <= 16, len(read.uri) <= 464) == (True, True)
+    assert (len(read.method) <= 16, len(read.uri) <= 440) == (True, True)
+    assert all(0 <= count < 2**48 for count in board.counters(slot))
+    board.set_state(SLOTS - 1, FREE)
+    totals = board.totals()
+    assert all(0 <= count < SLOTS * 2**48 for count in (totals.requests, totals.sent, *totals.ran, *totals.waited))
+    assert all(0.0 <= total < SLOTS * 2.0**48 for total in (totals.ran_seconds, totals.waited_seconds))
+    account = board.account(slot)
+    assert (0 <= account.received < 2**48, 0 <= account.sent < 2**48, 0.0 <= account.last < 2.0**31) == (True,) * 3
+    seen = board.deadline(slot)
+    assert (seen is None) == (record[0] % 2 == 1)
+    assert seen is None or 0 <= seen[0] < 2**64
 
 
 @pytest.mark.parametrize("started", [math.nan, math.inf, -math.inf, -1e308, 1e308, 5e-324, -0.0])
 def test_any_number_can_be_a_start(board: Scoreboard, started: float) -> None:
     """It is handed on as it is: whoever uses it judges it."""
-    scribble(board, 0, struct.pack("<QQdIHH16s464s", 0, 1, started, 1, 3, 1, b"GET", b"/"))
+    scribble(board, 0, REQUEST.pack(0, 1, started, 0.0, -1.0, -1, 1, 3, 1, b"GET", b"/"))
     assert struct.pack("<d", board.read(0).started) == struct.pack("<d", started)
 
 
 def test_a_record_that_never_gets_whole_is_read_all_the_same(board: Scoreboard) -> None:
     """A worker that died while it wrote leaves an odd sequence: the record is shown as it stands, after a few tries."""
-    scribble(board, 0, struct.pack("<QQdIHH16s464s", 7, 5, 1.0, 2, 3, 4, b"GET", b"/torn"))
+    scribble(board, 0, REQUEST.pack(7, 5, 1.0, 0.0, -1.0, -1, 2, 3, 4, b"GET", b"/torn"))
     assert board.read(0) == SlotRecord(5, 1.0, 2, "GET", "/tor")
+
+
+@pytest.mark.parametrize("left", [0, 1, 0xFD, 0xFE, 0xFF, 0x1_0000_FFFE, 2**48 - 1, 2**64 - 1])
+def test_whole_records_have_even_sequences_that_only_grow(pages: Pages, left: int) -> None:
+    """Whatever the last worker left, and across every carry: nobody mistakes one record for the next."""
+    scribble(pages.board, 0, struct.pack("<Q", left))
+    slot = pages.slot()
+    page = mmap.mmap(pages.board.descriptor, 0)
+    last = -1
+    for number in range(600):
+        slot.begin(RUNNING, "GET", f"/{number}", 1.0)
+        (sequence,) = struct.unpack("<Q", page[ROOM : ROOM + 8])
+        assert sequence % 2 == 0
+        assert sequence == (last + 2 if last >= 0 else sequence)
+        assert pages.board.read(0).uri == f"/{number}"
+        last = sequence
+    page.close()
 
 
 @pytest.mark.parametrize("length", [0, 3, 16, 17, 65_535])
 def test_a_length_beyond_its_field_is_the_whole_field(board: Scoreboard, length: int) -> None:
     """It never reads into the next record."""
-    scribble(board, 0, struct.pack("<QQdIHH16s464s", 2, 1, 1.0, 1, length, length, b"M" * 16, b"u" * 464))
+    scribble(board, 0, REQUEST.pack(2, 1, 1.0, 0.0, -1.0, -1, 1, length, length, b"M" * 16, b"u" * 440))
     read = board.read(0)
-    assert (len(read.method), len(read.uri)) == (min(length, 16), min(length, 464))
+    assert (len(read.method), len(read.uri)) == (min(length, 16), min(length, 440))
 
 
 def test_every_byte_is_a_state(board: Scoreboard) -> None:

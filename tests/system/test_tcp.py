@@ -131,6 +131,50 @@ def test_a_name_with_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     made.close()
 
 
+def test_a_name_that_no_resolver_takes() -> None:
+    """Longer than a name may be, it is not even asked for."""
+    name = "a" * 64 + ".example.com"
+    with pytest.raises(ConfigurationError, match=f"{name} cannot be resolved"):
+        tcp.bind_port(parse_address(f"{name}:8000"))
+
+
+def test_two_spellings_of_one_address(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is what they come to, and the port; a name that comes to nothing is another address."""
+    port = listener.port.rpartition(":")[2]
+    bound = Listener.claim(parse_address("127.0.0.1:0"))
+    fixed = Listener(parse_address(f"127.0.0.1:{port}"), listener.access, 1)
+    fixed._socket = socket.socket(fileno=os.dup(listener.fileno()))
+    try:
+        monkeypatch.setattr(socket, "getaddrinfo", fake_names("::1", "127.0.0.1"))
+        assert fixed.is_at(parse_address(f"localhost:{port}"))
+        assert not fixed.is_at(parse_address("localhost:1"))
+        assert bound.is_at(parse_address("localhost:0"))
+        monkeypatch.setattr(socket, "getaddrinfo", fake_names("::1"))
+        assert not fixed.is_at(parse_address(f"localhost:{port}"))
+        monkeypatch.undo()
+        assert not fixed.is_at(parse_address(f"127.0.0.2:{port}"))
+        assert not fixed.is_at(parse_address(f"{'a' * 64}:{port}"))
+    finally:
+        fixed.close()
+        bound.close()
+
+
+def test_addresses_that_cannot_both_be_listened_at(listener: Listener) -> None:
+    """Every address, and one of them; not two that differ, nor two ports, nor a port that the kernel chooses."""
+    port = listener.port.rpartition(":")[2]
+    assert listener.overlaps(parse_address(f"0.0.0.0:{port}"))
+    assert listener.overlaps(parse_address(listener.port))
+    assert not listener.overlaps(parse_address("0.0.0.0:0"))
+    assert not listener.overlaps(parse_address(f"127.0.0.2:{port}"))
+    assert not listener.overlaps(parse_address(f"[::]:{port}"))
+    assert not listener.overlaps(parse_address(f"{'a' * 64}:{port}"))
+    assert not listener.overlaps(parse_address("/run/app.sock"))
+    everywhere = Listener.claim(parse_address("0.0.0.0:0"))
+    with closing(everywhere):
+        assert everywhere.overlaps(parse_address(f"127.0.0.1:{everywhere.port.rpartition(':')[2]}"))
+    assert not Listener.prepare(LOOPBACK).overlaps(parse_address(f"0.0.0.0:{port}"))
+
+
 @pytest.mark.parametrize(
     ("code", "part"),
     [(errno.EACCES, "start as root"), (errno.ENOBUFS, "cannot be made: No buffer")],
@@ -183,7 +227,7 @@ def test_a_queue_that_is_not_told() -> None:
 def test_an_inherited_port_is_left_alone() -> None:
     """It belongs to its giver, and takes connections after our end as before."""
     with socket.create_server(("127.0.0.1", 0)) as giver:
-        given = Listener.claim(parse_address(f"fd://{os.dup(giver.fileno())}"))
+        given = Listener.claim(parse_address(f"fd://{giver.fileno()}"))
         given.open()
         given.shut()
         with connect(given), accepting(given) as worker:

@@ -106,6 +106,15 @@ def test_every_form_of_a_name(here: Path, name: str, answer: str) -> None:
         ("nosuch.wsgi:app", "nosuch.wsgi:app: there is no module 'nosuch' in {here}"),
         ("site_ok.wsgi:app", "site_ok.wsgi:app: there is no module 'site_ok.wsgi' in {here}"),
         ("site_ok.py", "site_ok.py: there is no module 'site_ok.py' in {here}"),
+        (
+            "site_ok.application",
+            ("site_ok.application: there is no module 'site_ok.application' in {here} or elsewhere on sys.path; "
+             "did you mean site_ok:application?"),
+        ),
+        (
+            "site_ok.number",
+            "site_ok.number: there is no module 'site_ok.number' in {here} or elsewhere on sys.path; check the name",
+        ),
         ("site_ok:aplication", "site_ok:aplication: site_ok has no 'aplication'; did you mean 'application'?"),
         ("site_ok:zzz", "site_ok:zzz: site_ok has no 'zzz'"),
         ("site_ok:", "site_ok:: site_ok has no ''"),
@@ -298,7 +307,7 @@ def connected(family: int, kind: int, address: Any) -> tuple[Callable[[], None],
         (socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0), True),
         (socket.AF_INET6, socket.SOCK_STREAM, ("::1", 0), True),
         (socket.AF_UNIX, socket.SOCK_STREAM, "{folder}/server", True),
-        (socket.AF_UNIX, socket.SOCK_STREAM, f"\0prefork-test-{os.getpid()}-x", True),
+        (socket.AF_UNIX, socket.SOCK_STREAM, "\0prefork-test-{pid}-x", True),
         (socket.AF_UNIX, socket.SOCK_STREAM, "", True),
         (socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0), False),
         (socket.AF_UNIX, socket.SOCK_DGRAM, "{folder}/log", False),
@@ -307,7 +316,7 @@ def connected(family: int, kind: int, address: Any) -> tuple[Callable[[], None],
 def test_connected_streams_are_left(folder: Path, family: int, kind: int, address: Any, counted: bool) -> None:
     """A database's connection would be one for all workers; a datagram socket (syslog, statsd) is each one's own."""
     if isinstance(address, str):
-        address = address.format(folder=folder)
+        address = address.format(folder=folder, pid=os.getpid())
     close, name, descriptor = connected(family, kind, address)
     try:
         assert leftovers().connections == ([name] if counted else [])

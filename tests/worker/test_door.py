@@ -30,13 +30,13 @@ FCGI, LETTER, DIGIT, UWSGI, TLS = 1, ord("G"), ord("4"), 0, 0x16
 def test_what_a_unix_socket_speaks(protocol: str, expected: dict[int, str]) -> None:
     """Both by the first byte, or the one that it was told; where it is HTTP alone, HTTP answers to any text."""
     door = Door(protocol)
-    assert {first: door.protocol(first) for first in expected} == expected
+    assert {first: door.by_first_byte[first] for first in expected} == expected
 
 
 def test_a_port_speaks_http(port: socket.socket) -> None:
     """CGI parameters from strangers are not taken unless somebody asked for it."""
-    assert (Door(listener=port).protocol(FCGI), Door(listener=port).protocol(LETTER)) == ("", "http")
-    assert Door("fastcgi", listener=port).protocol(FCGI) == "fastcgi"
+    assert (Door(listener=port).by_first_byte[FCGI], Door(listener=port).by_first_byte[LETTER]) == ("", "http")
+    assert Door("fastcgi", listener=port).by_first_byte[FCGI] == "fastcgi"
 
 
 def test_who_may_connect(port: socket.socket) -> None:

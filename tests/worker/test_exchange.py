@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import select
@@ -16,10 +17,10 @@ import pytest
 
 from prefork import hooks
 from prefork.errors import ClientDisconnected, ProtocolError
-from prefork.policy.model import READING, RUNNING, WRITING
+from prefork.policy.model import BAD_REQUESTS, READING, RUNNING, WRITING
 from prefork.protocol import fastcgi_records as records
 from prefork.protocol.fastcgi_client import ResponseReader, encode_request, encode_stdin
-from prefork.worker.exchange import Limits
+from prefork.worker.limits import Limits
 from wire import EOF, PATIENCE, PLAIN, Answer, Client, Desk, get, hello, post, resident
 
 HEAD = {"REQUEST_METHOD": "POST", "SCRIPT_NAME": "/x"}
@@ -55,6 +56,7 @@ def test_another_protocol_is_told_so(desk: Desk, data: bytes) -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"fastcgi_pass" in answer
     assert "fastcgi_pass" in desk.log.named("protocol_refused")[0]["reason"]
+    assert desk.scoreboard.total(BAD_REQUESTS) == 1
 
 
 @pytest.mark.parametrize("data", [b"\x16\x03\x01", b"\xff\xff", b"\x80"])
@@ -124,6 +126,7 @@ def test_a_bad_head_is_answered(desk: Desk, params: dict[str, str], status: str,
     assert (answer.status, answer.ended) == (status, True)
     assert answer.body == f"{status}\n".encode()
     assert desk.log.loud == ["bad_request"]
+    assert desk.scoreboard.total(BAD_REQUESTS) == 1
 
 
 def _send_what_is_taken(sock: socket.socket, data: bytes) -> None:
@@ -720,11 +723,13 @@ def test_an_exception_from_a_signal_handler_within_a_response(desk: Desk) -> Non
     def ring(*_: object) -> None:
         raise Alarm
 
-    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", list(PLAIN))
-        return [bytes(5_000_000)]
+        yield large[:1]
+        signal.setitimer(signal.ITIMER_REAL, 0.05)  # not before something was sent, on however slow a machine
+        yield large
 
+    large = bytes(5_000_000)
     ours, theirs = socket.socketpair()
     ours.sendall(get())
     exchange = desk.exchange(application)
@@ -869,7 +874,7 @@ def test_a_fault_of_the_server_does_not_leave_serve(desk: Desk) -> None:
     ours, theirs = socket.socketpair()
     ours.sendall(get())
     desk.scoreboard.close()
-    desk.slot._page.close()
+    desk.slot._counts.release()
     exchange.serve(theirs.detach())
     assert exchange.leave
     assert "Traceback" in desk.log.named("exchange_failed")[0]["traceback"]
@@ -882,6 +887,7 @@ SYSTEM_CALLS = """
 import os, socket, sys
 from wire import Desk, get, hello
 desk = Desk()
+desk.control.wait(sys.argv[2] == "waiting")
 exchange = desk.exchange(hello)
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
@@ -900,15 +906,16 @@ for turn in range(4):
 
 
 @pytest.mark.tool("strace")
-def test_system_calls(tmp_path: Any) -> None:
-    """A small request costs accept, recv, send and close, and nothing else."""
+@pytest.mark.parametrize(("queue", "looks"), [("empty", []), ("waiting", ["poll"])])
+def test_system_calls(tmp_path: Any, queue: str, looks: list[str]) -> None:
+    """A small request costs accept, recv, send and close, and nothing else; one look at its client if others wait."""
     trace = tmp_path / "trace"
-    command = ["strace", "-o", str(trace), sys.executable, "-c", SYSTEM_CALLS, str(tmp_path / "s")]
+    command = ["strace", "-o", str(trace), sys.executable, "-c", SYSTEM_CALLS, str(tmp_path / "s"), queue]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
     calls = [line.split("(")[0] if "begin" not in line else "begin" for line in trace.read_text().splitlines()]
     last = len(calls) - 1 - calls[::-1].index("begin")
-    assert calls[last + 1 : last + 6] == ["accept4", "recvfrom", "sendto", "close", "write"]
+    assert calls[last + 1 : last + 6 + len(looks)] == ["accept4", "recvfrom", *looks, "sendto", "close", "write"]
 
 
 def test_answers_are_whole(desk: Desk) -> None:
@@ -916,3 +923,40 @@ def test_answers_are_whole(desk: Desk) -> None:
     answer = desk.ask(hello, get())
     assert isinstance(answer, Answer)
     assert (answer.status, answer.fields[0], answer.body) == ("200 OK", ("Content-Type", "text/plain"), b"hello")
+
+
+# -- what an application kept of a request that is over
+
+
+@pytest.mark.parametrize("how", ["broken", "whole", "failed"])
+def test_a_kept_write_does_not_reach_the_next_client(desk: Desk, how: str) -> None:
+    """Connections of one number follow each other; whatever the one before left behind is dead."""
+    kept: list[Any] = []
+    outcomes: list[str] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        if not kept:
+            write = start_response("200 OK", list(PLAIN))
+            kept.append(write)
+            if how != "failed":
+                write(b"first")
+            if how != "whole":
+                raise RuntimeError("told to fail")
+            return []
+        try:
+            kept[0](b"STOLEN")
+            outcomes.append("nothing")
+        except ClientDisconnected:
+            outcomes.append("refused")
+        return hello(environ, start_response)
+
+    exchange = desk.exchange(application)
+    answers = []
+    for _ in range(2):
+        with desk.client(exchange) as client, contextlib.suppress(ProtocolError):  # the first may be broken on purpose
+            client.send(get())
+            answers.append(client.answer())
+    assert answers[-1].status == "200 OK"
+    assert b"STOLEN" not in answers[-1].raw
+    assert answers[-1].body == b"hello"
+    assert outcomes in (["nothing"], ["refused"])

@@ -15,11 +15,14 @@ from wsgiref.validate import validator
 
 import pytest
 
+from harness.processes import wait_until
 from prefork.errors import ClientDisconnected
+from prefork.policy.model import REFUSED_PEERS
 from prefork.protocol.http1 import CONTINUE
 from prefork.worker import transfer
 from prefork.worker.door import Door
-from prefork.worker.exchange import Exchange, Limits
+from prefork.worker.exchange import Exchange
+from prefork.worker.limits import Limits
 from wire import PATIENCE, PLAIN, Desk, hello
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -214,6 +217,25 @@ def test_a_broken_stream_without_chunks_has_no_end(desk: Desk) -> None:
             client.recv(1)
         client.settimeout(PATIENCE)
     assert ask(desk, hello, GET).status == "200 OK"
+
+
+@pytest.mark.parametrize("limits", [Limits(write_timeout=0.05), Limits(request_timeout=0.05)])
+def test_a_stream_without_chunks_that_was_read_too_slowly_has_no_end(desk: Desk, limits: Limits) -> None:
+    """HTTP/1.0 over a Unix socket: what a client has of it by then must not look like all of it."""
+
+    def endless(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", list(PLAIN))
+        while True:
+            yield bytes(100_000)
+
+    exchange = desk.exchange(endless, limits)
+    with served(exchange) as client:
+        client.sendall(GET_10)
+        wait_until(lambda: set(desk.log.loud) & {"request_timeout", "write_timeout"} and exchange._connection is None)
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            read_all(client)
+        client.settimeout(PATIENCE)
 
 
 def test_a_broken_stream_by_tcp_is_reset(desk: Desk) -> None:
@@ -483,6 +505,7 @@ def test_strangers_are_turned_away(desk: Desk, port: socket.socket) -> None:
         with served(exchange, ("192.0.2.1", 1)) as client:
             assert client.recv(1) == b""
     assert [fields["refused"] for fields in desk.log.named("address_refused")] == [1, 2, 4]
+    assert desk.scoreboard.total(REFUSED_PEERS) == 5
 
 
 def test_a_port_takes_no_parameters_from_strangers(desk: Desk, port: socket.socket) -> None:

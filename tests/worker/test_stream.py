@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.worker.stream import Errors, FileWrapper, Input
-from wire import Log
+from wire import Log, patient
 
 
 class Pieces:
@@ -39,7 +39,7 @@ _CALLS = st.lists(
 @given(_PIECES, _CALLS)
 def test_reads_like_a_file(pieces: list[bytes], calls: list[tuple[str, Any]]) -> None:
     """However the body arrives, every call returns what a file with the same bytes returns."""
-    ours = Input(Pieces(*pieces))
+    ours = Input(Pieces(*pieces), patient())
     file = io.BytesIO(b"".join(pieces))
     for name, size in calls:
         if name == "next":
@@ -54,13 +54,13 @@ def test_reads_like_a_file(pieces: list[bytes], calls: list[tuple[str, Any]]) ->
 
 def test_iteration() -> None:
     """A for loop gets the lines."""
-    assert list(Input(Pieces(b"a\nb", b"c\n", b"d"))) == [b"a\n", b"bc\n", b"d"]
+    assert list(Input(Pieces(b"a\nb", b"c\n", b"d"), patient())) == [b"a\n", b"bc\n", b"d"]
 
 
 def test_reads_no_more_than_it_needs() -> None:
     """What has arrived is used before more is waited for."""
     source = Pieces(b"abc", b"def")
-    stream = Input(source)
+    stream = Input(source, patient())
     assert stream.read(0) == b""
     assert source.asked == 0
     assert [stream.read(2), stream.read(1)] == [b"ab", b"c"]
@@ -71,7 +71,7 @@ def test_reads_no_more_than_it_needs() -> None:
 
 def test_after_the_request() -> None:
     """A stream that was kept says so instead of reading from somebody else's connection."""
-    stream = Input(Pieces(b"abc"))
+    stream = Input(Pieces(b"abc"), patient())
     stream.read(1)
     stream.finish()
     with pytest.raises(ValueError, match="request is over"):
@@ -81,7 +81,7 @@ def test_after_the_request() -> None:
 def test_errors_go_to_log_and_proxy() -> None:
     """Lines are log events with the request's id; the proxy gets the text once, as it was written."""
     log = Log()
-    errors = Errors(log)
+    errors = Errors(log, patient())
     errors.begin("r1")
     assert errors.write("one\ntw") == 6
     errors.writelines(["o\n", "\n", "thrée"])
@@ -95,7 +95,7 @@ def test_errors_go_to_log_and_proxy() -> None:
 
 def test_errors_of_one_request_do_not_reach_the_next() -> None:
     """What no response took with it is forgotten."""
-    errors = Errors(Log())
+    errors = Errors(Log(), patient())
     errors.write("late\n")
     errors.begin("r2")
     assert not errors.pending
@@ -104,7 +104,7 @@ def test_errors_of_one_request_do_not_reach_the_next() -> None:
 def test_errors_are_bounded() -> None:
     """Whatever is written, the proxy gets 32 KiB and no line grows beyond."""
     log = Log()
-    errors = Errors(log)
+    errors = Errors(log, patient())
     for _ in range(100):
         errors.write("x" * 1_000)
     assert len(errors.take()) == 32_768

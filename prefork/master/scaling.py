@@ -1,0 +1,101 @@
+"""Other numbers for pools that serve: by order (``preforkctl scale``), and one worker more or less by signal.
+
+They hold until the next reload, which goes back to the configuration. Pools of our own stay as they are.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from prefork.config.model import PoolConfig
+from prefork.config.scaling import SCALABLE, scaled
+from prefork.errors import ConfigurationError
+from prefork.log import Logger
+from prefork.master.loop import Master
+from prefork.master.perform import Performer
+from prefork.master.rules import check_room, rules_of
+from prefork.policy.model import Phase
+from prefork.system.control import Scale
+
+__all__ = ["Scaling"]
+
+
+class Scaling:
+    """Changes the numbers of a master's pools. Made before it runs."""
+
+    def __init__(self, master: Master, logger: Logger) -> None:
+        self._master = master
+        self._logger = logger
+        master.at_signal(signal.SIGTTIN, lambda _now: self._step(+1, "SIGTTIN"))
+        master.at_signal(signal.SIGTTOU, lambda _now: self._step(-1, "SIGTTOU"))
+
+    def order(self, scales: Iterable[Scale], **source: Any) -> dict[str, dict[str, Any]]:
+        """Change what is named, all of it or nothing; returns the numbers that hold now, by pool.
+
+        Raises ConfigurationError.
+        """
+        wanted: dict[str, dict[str, str]] = {}
+        pools = {hands.pool.name: hands for hands in self._pools()}
+        for scale in scales:
+            wanted.setdefault(self._name(scale.pool, pools), {})[scale.name] = scale.value
+        changed = {}
+        for name, said in wanted.items():
+            changed[name] = scaled(pools[name].launch.pool, said)
+            check_room(changed[name], pools[name].pool.slots)
+        for name, pool in changed.items():
+            self._change(pools[name], pool, cause="scale", **source)
+        return {name: {key: getattr(pool, key) for key in SCALABLE} for name, pool in changed.items()}
+
+    def _pools(self) -> list[Performer]:
+        if self._master.phase in (Phase.DRAINING, Phase.KILLING, Phase.ENDED):
+            raise ConfigurationError("the server is being stopped")
+        if self._master.phase is Phase.RELOADING:
+            raise ConfigurationError("a reload is under way, which goes back to the configuration: scale after it")
+        return [hands for hands in self._master.pools if hands.pool.phase is None and not hands.launch.pool.internal]
+
+    @staticmethod
+    def _name(said: str | None, pools: dict[str, Performer]) -> str:
+        if said is None and len(pools) == 1:
+            return next(iter(pools))
+        if said is None:
+            raise ConfigurationError(f"several pools serve; expected POOL:NAME=VALUE with one of {', '.join(pools)}")
+        if said not in pools:
+            raise ConfigurationError(f"no pool {said} serves; expected one of {', '.join(pools)}")
+        return said
+
+    def _step(self, by: int, cause: str) -> None:
+        """One worker more or less for every pool that can have it; refused where none can."""
+        changed: list[tuple[Performer, PoolConfig]] = []
+        refusals: list[ConfigurationError] = []
+        try:
+            pools = self._pools()
+        except ConfigurationError as error:
+            pools, refusals = [], [error]
+        for hands in pools:
+            try:
+                changed.append((hands, self._resized(hands, by)))
+            except ConfigurationError as error:
+                refusals.append(error)
+        for hands, pool in changed:
+            self._change(hands, pool, cause=cause)
+        if refusals and not changed:
+            self._logger.warning("scale_refused", cause=cause, error=str(refusals[0]))
+
+    @staticmethod
+    def _resized(hands: Performer, by: int) -> PoolConfig:
+        pool = replace(hands.launch.pool, max_children=hands.launch.pool.max_children + by)
+        if pool.max_children < 1:
+            raise ConfigurationError("max_children 0: expected at least one worker; SIGTERM stops the server")
+        check_room(pool, hands.pool.slots)
+        return pool
+
+    @staticmethod
+    def _change(hands: Performer, pool: PoolConfig, *, cause: str, **source: Any) -> None:
+        before = hands.launch.pool
+        hands.launch = replace(hands.launch, pool=pool)
+        hands.pool.rules = rules_of(pool)
+        changes = {key: getattr(pool, key) for key in SCALABLE if getattr(pool, key) != getattr(before, key)}
+        hands.logger.info("scaled", cause=cause, **source, changed=changes)

@@ -1,0 +1,127 @@
+"""Other numbers for pools that serve: all of them or none, and one more or less by signal."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from master.hands import Hands, Recorder, hands_of
+from master.test_reload import Master
+from prefork.errors import ConfigurationError
+from prefork.master.scaling import Scaling
+from prefork.policy.model import Phase
+from prefork.system.control import Scale
+
+
+class Scene:
+    """Two pools, and who changes their numbers."""
+
+    def __init__(self, *pools: Hands) -> None:
+        self.pools = pools
+        for hands, name in zip(pools, ("www", "api"), strict=True):
+            hands.pool.name = name
+            hands.launch = replace(hands.launch, pool=replace(hands.launch.pool, name=name))
+        self.master = Master(*pools)
+        self.log = Recorder()
+        self.scaling = Scaling(self.master, self.log)  # type: ignore[arg-type]
+
+    def numbers(self) -> list[tuple[int, int]]:
+        return [(hands.pool.rules.max_children, hands.launch.pool.max_children) for hands in self.pools]
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    with hands_of(max_children=4) as first, hands_of(max_children=4) as second:
+        yield Scene(first, second)
+
+
+def test_all_of_an_order(scene: Scene) -> None:
+    """What it names, of the pools it names; rules and configuration say the same, and the log has it."""
+    scales = [Scale("www", "max_children", "8"), Scale("www", "max_spawn_rate", "5"), Scale("api", "pm", "static")]
+    held = scene.scaling.order(scales, peer_pid=7)
+    assert scene.numbers() == [(8, 8), (4, 4)]
+    assert (held["www"]["max_children"], held["www"]["pm"], held["api"]["pm"]) == (8, "dynamic", "static")
+    facts = {"cause": "scale", "peer_pid": 7, "changed": {"max_children": 8, "max_spawn_rate": 5}}
+    assert scene.pools[0].log.events == [("info", "scaled", facts)]
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ([Scale("www", "max_children", "8"), Scale("api", "max_children", "0")], "max_children: expected"),
+        ([Scale("www", "max_children", "8"), Scale("api", "max_children", "64")], "room for: expected less than 64"),
+        ([Scale("www", "max_children", "8"), Scale("web", "max_children", "8")], "no pool web serves"),
+        ([Scale("www", "max_children", "8"), Scale(None, "max_children", "8")], "several pools serve"),
+    ],
+)
+def test_or_none(scene: Scene, scales: list[Scale], message: str) -> None:
+    """The first that cannot be keeps all from being."""
+    with pytest.raises(ConfigurationError, match=message):
+        scene.scaling.order(scales)
+    assert (scene.numbers(), scene.pools[0].log.events) == ([(4, 4), (4, 4)], [])
+
+
+def test_the_only_pool_needs_no_name() -> None:
+    """Pools that come or go do not count."""
+    with hands_of(max_children=4) as only, hands_of(max_children=4) as leaving:
+        scene = Scene(only, leaving)
+        leaving.pool.enters(Phase.DRAINING, 0.0)
+        scene.scaling.order([Scale(None, "max_children", "5")])
+        assert scene.numbers() == [(5, 5), (4, 4)]
+
+
+def test_signals(scene: Scene) -> None:
+    """One more, one less, for each; never none, and never more than there is room for."""
+    scene.master.signals[signal.SIGTTIN](0.0)
+    assert scene.numbers() == [(5, 5), (5, 5)]
+    for _ in range(9):
+        scene.master.signals[signal.SIGTTOU](0.0)
+    assert scene.numbers() == [(1, 1), (1, 1)]
+    assert scene.log.events[0][1:] == (
+        "scale_refused",
+        {"cause": "SIGTTOU", "error": "max_children 0: expected at least one worker; SIGTERM stops the server"},
+    )
+    for _ in range(99):
+        scene.master.signals[signal.SIGTTIN](0.0)
+    assert scene.numbers() == [(63, 63), (63, 63)]
+
+
+def test_a_signal_moves_whoever_can_be_moved() -> None:
+    """A pool with one worker keeps it, and keeps no other from having fewer."""
+    with hands_of(max_children=1) as small, hands_of(max_children=8) as large:
+        scene = Scene(small, large)
+        scene.master.signals[signal.SIGTTOU](0.0)
+        assert (scene.numbers(), scene.log.names()) == ([(1, 1), (7, 7)], [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTTIN, signal.SIGTTOU])
+def test_pools_of_our_own_stay_as_they_are(scene: Scene, number: int) -> None:
+    """A status pool is nobody's to scale, and no reason to ask for a name."""
+    pages = scene.pools[1]
+    pages.launch = replace(pages.launch, pool=replace(pages.launch.pool, internal=True))
+    scene.scaling.order([Scale(None, "max_children", "9")])
+    scene.master.signals[number](0.0)
+    assert scene.numbers() == [(10 if number == signal.SIGTTIN else 8,) * 2, (4, 4)]
+    with pytest.raises(ConfigurationError, match="no pool api serves; expected one of www"):
+        scene.scaling.order([Scale("api", "max_children", "9")])
+
+
+def test_a_reload_under_way(scene: Scene) -> None:
+    """Would take back what was answered with success."""
+    scene.master.phase = Phase.RELOADING
+    with pytest.raises(ConfigurationError, match="a reload is under way"):
+        scene.scaling.order([Scale("www", "max_children", "8")])
+    scene.master.signals[signal.SIGTTIN](0.0)
+    assert (scene.numbers(), scene.log.names()) == ([(4, 4), (4, 4)], ["scale_refused"])
+
+
+def test_a_server_that_stops(scene: Scene) -> None:
+    """Has its number of workers."""
+    scene.master.phase = Phase.DRAINING
+    with pytest.raises(ConfigurationError, match="is being stopped"):
+        scene.scaling.order([Scale("www", "max_children", "8")])
+    scene.master.signals[signal.SIGTTIN](0.0)
+    assert scene.log.names() == ["scale_refused"]
