@@ -28,9 +28,6 @@ from prefork.status.fields import FIELDS
 from prefork.system.control import LARGEST_ORDER, connect, open_door
 from prefork.system.scoreboard import Slot
 
-_NOW = 1000.0
-
-
 class Loop:
     """What a door needs of a master; the test turns it."""
 
@@ -38,7 +35,7 @@ class Loop:
         self.pools = pools
         self.phase = Phase.SERVING
         self.started = time.time()
-        self.now = _NOW
+        self.now = time.monotonic()  # as the workers' stamps, however long the machine has been up
         self.ordered: list[tuple[Command, dict[str, Any]]] = []
         self.problems: list[str] = []
         self.selector = selectors.DefaultSelector()
