@@ -7,6 +7,7 @@ that cannot be written, is the business of `prefork.system.logfile`. All events 
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import MutableMapping
@@ -77,7 +78,31 @@ def _for_people(*, colors: bool) -> Any:
             event["event"] = f"{event['event']}: {_printable(str(event.pop('message')))}"
         lines = [*event.pop("groups", ()), *traceback.split("\n")]
         below = "".join(f"\n    {_printable(line)}" for line in lines if line)
+        for key, value in event.items():
+            if isinstance(value, str) and not value.isprintable():
+                event[key] = _Quoted(value)
         return str(render(logger, method, event)) + below
+
+    return spell
+
+
+class _Quoted:
+    """A text that is shown as Python spells it, for a renderer that quotes where there are blanks."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+
+def _in_json() -> Any:
+    """One object; what could command a terminal is escaped in it, for those who only look at the file."""
+    render = structlog.processors.JSONRenderer(ensure_ascii=False)
+
+    def spell(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        line = str(render(logger, method, event))
+        return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
     return spell
 
@@ -94,11 +119,7 @@ def make_logger(log: LogFile, *, level: str = "info", format: str = "auto", **bo
     keep_zone()  # before an application can change it
     terminal = os.isatty(log.fileno())
     console = terminal if format == "auto" else format == "console"
-    renderer: Any = (
-        _for_people(colors=terminal and not os.environ.get("NO_COLOR"))
-        if console
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
-    )
+    renderer: Any = _for_people(colors=terminal and not os.environ.get("NO_COLOR")) if console else _in_json()
     logger: Logger = structlog.wrap_logger(
         _LineWriter(log),
         processors=[

@@ -190,6 +190,19 @@ def test_no_value_of_a_client_speaks_to_the_terminal(box: Box) -> None:
     assert "\x9b" not in line.decode()
 
 
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_no_character_of_a_value_is_raw(box: Box, format: str) -> None:
+    """Whatever else stands in it: what could command a terminal is spelled out, also where one only looks at the file."""
+    for text in ("\x1b[2J", "\x9b31m", "\x7f", "\u2028", "\u202e", "\U000e0001", "\r", "a \x1b=\x9b"):
+        logger(box, format=format, pool=text).warning("request_slow", uri=text, running=[text], other={text: text})
+    lines = [line.decode() for line in box.writes()]
+    assert len(lines) == 8
+    assert all(line.removesuffix("\n").isprintable() for line in lines)
+    if format == "json":
+        assert json.loads(lines[5])["uri"] == "\U000e0001"
+        assert json.loads(lines[7])["other"] == {"a \x1b=\x9b": "a \x1b=\x9b"}
+
+
 def test_a_value_without_bounds_is_cut_in_its_middle(box: Box) -> None:
     """An event fits the pipe that a log may be: what is at the ends of a text matters most."""
     logger(box).error("request_failed", traceback="begin" + "x" * 1_000_000 + "end", uri="/")

@@ -156,9 +156,13 @@ def _xml_elements(status: _Status) -> Iterator[str]:
 
 
 def _html_pool(status: _Status, full: bool) -> str:
-    rows = "".join(f"<tr><th>{_escape(key)}</th><td>{_escape(value)}</td></tr>\n" for key, value in _flat(status))
+    rows = "".join(f"<tr><th>{_escape(key)}</th><td>{_html(value)}</td></tr>\n" for key, value in _flat(status))
     processes = status.get(_PROCESSES, ()) if full else ()
     return f"<table>\n{rows}</table>\n" + (_html_processes(processes) if processes else "")
+
+
+def _html(text: str) -> str:
+    return _escape(_one_line(text))
 
 
 def _html_processes(processes: Iterable[_Status]) -> str:
@@ -166,6 +170,6 @@ def _html_processes(processes: Iterable[_Status]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     head = "".join(f"<th>{_escape(name)}</th>" for name in names)
     body = "".join(
-        "<tr>" + "".join(f"<td>{_escape(row.get(name, ''))}</td>" for name in names) + "</tr>\n" for row in rows
+        "<tr>" + "".join(f"<td>{_html(row.get(name, ''))}</td>" for name in names) + "</tr>\n" for row in rows
     )
     return f'<div class="w"><table>\n<tr>{head}</tr>\n{body}</table></div>\n'
