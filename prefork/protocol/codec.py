@@ -48,6 +48,9 @@ class Codec(ABC):
     request: Request | None = None
     piece: bytes = b""
     file_room: int = _FULL_PIECE  # how much of a file one `encode_file_header` may announce
+    owes: bool = False  # `take_replies` has what the peer is to have at once, whether the body is asked for or not
+    _data: bytes = b""  # what was received; looked at up to the offset
+    _offset: int = 0
 
     @property
     @abstractmethod
@@ -58,6 +61,11 @@ class Codec(ABC):
     @abstractmethod
     def body_ended(self) -> bool:
         """Whether nothing more belongs to the request at hand."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was received that was not looked at yet."""
+        return self._offset < len(self._data)
 
     @property
     def overrun(self) -> bool:

@@ -69,8 +69,6 @@ class Reader(Codec):
 
     identifier: int = 0  # of the request at hand; 0 when there is none
     file_room: int = records.FULL_RECORD
-    _data: bytes = b""
-    _offset: int = 0
     _phase: int = _NONE
     _end_due: bool = False  # the end of the body was taken, and not told yet
     _use: int = _SKIP
@@ -111,6 +109,7 @@ class Reader(Codec):
         """What must be sent to the peer now, once."""
         replies = self._replies
         self._replies = b""
+        self.owes = False
         return replies
 
     def release(self) -> None:
@@ -359,6 +358,7 @@ class Reader(Codec):
         if self._reply_count > MAX_REPLIES:
             raise ProtocolError(f"the peer asks for more than {MAX_REPLIES} replies besides its request")
         self._replies += reply
+        self.owes = True
 
     def encode_head(self, status: str, fields: str, length: int, has_body: bool) -> bytes:  # noqa: ARG002
         """A CGI head: ``Status`` (nginx ignores an HTTP status line) and the fields. The length is not its affair."""

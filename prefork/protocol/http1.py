@@ -69,8 +69,6 @@ class Reader(Codec):
     ``date`` gives the Date field's value; ``base`` is added to the request's environ, and wins.
     """
 
-    _data: bytes = b""
-    _offset: int = 0
     _phase: int = _IN_HEAD
     _begun: bool = False  # past the empty line that may precede a request
     _judged: int = 0  # bytes of the head that llhttp has seen

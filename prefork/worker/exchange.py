@@ -221,11 +221,13 @@ class Exchange:
         try:
             while True:
                 event = reader.next_event()
-                if event == codec.REQUEST:
+                if event == codec.REQUEST and not reader.owes:
                     return reader.request
                 replies = reader.take_replies()
                 if replies:
                     connection.send([replies], len(replies))
+                if event == codec.REQUEST:
+                    return reader.request
                 if event == codec.REFUSED:
                     connection.swallow()
                     return None
@@ -288,7 +290,7 @@ class Exchange:
         if reader.keep_connection and transfer.skip_body():
             return not transfer.gone
         if reader.body_ended:
-            if not (transfer.interrupted or reader.overrun):
+            if not (transfer.interrupted or reader.overrun or reader.pending):
                 return False
         else:
             self._slot.enter(FINISHING)

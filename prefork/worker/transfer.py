@@ -291,7 +291,7 @@ class Transfer:
             if not self.gone:
                 connection.swallow()
             return
-        if self.reader.body_ended or self.skip_body():
+        if self.skip_body():
             if self.reader.overrun:
                 connection.swallow()
             return
@@ -305,17 +305,27 @@ class Transfer:
                     return
                 budget -= len(data)
                 self.reader.receive(data)
-                if self.skip_body():
+                if self._skip():
                     return
         except ClientDisconnected:
             return
 
     def skip_body(self) -> bool:
-        """Throw away what has been received of the body; True if that was all of it."""
+        """Throw away what is there of the body, and answer what was asked besides; True if that was all of the body."""
+        ended = self._skip()
+        if self.reader.owes and not self.gone:
+            try:
+                self._send_replies()
+            except ClientDisconnected:
+                return True
+        return ended
+
+    def _skip(self) -> bool:
+        reader = self.reader
         try:
-            while not self.reader.body_ended:
-                if self.reader.next_event() == NEED_DATA:
-                    return False
+            while not reader.body_ended or reader.pending:
+                if reader.next_event() == NEED_DATA:
+                    return reader.body_ended
         except ProtocolError:
             self.gone = True  # what follows cannot be understood, and nothing is owed
         return True

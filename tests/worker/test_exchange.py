@@ -527,6 +527,43 @@ def test_management_records_and_second_requests_are_answered_while_the_applicati
     assert records.encode_end_request(2, records.CANT_MPX_CONN) in answer.raw
 
 
+_ASK = records.encode_record(records.GET_VALUES, 0, records.encode_pairs([(b"FCGI_MPXS_CONNS", b"")]))
+_STRANGE = records.encode_record(88, 0, b"")
+
+
+@pytest.mark.parametrize("keep_conn", [False, True])
+def test_what_arrives_with_a_head_is_answered_before_the_application_runs(desk: Desk, keep_conn: bool) -> None:
+    """GET_VALUES, an unknown type and a second id, in one piece with a request whose body nobody reads."""
+    begin = records.encode_begin_request(1, records.RESPONDER, records.KEEP_CONN if keep_conn else 0)
+    other = encode_request(HEAD, request_id=2) + encode_stdin(b"", 2)
+    head = encode_request(HEAD, keep_conn=keep_conn)
+    assert head.startswith(begin)
+    with desk.client(desk.exchange(hello)) as client:
+        client.send(_ASK + begin + other + _STRANGE + head[len(begin) :] + EOF)
+        answer = client.answer()
+    replies = (
+        records.encode_values_result(records.encode_pairs([(b"FCGI_MPXS_CONNS", b"")]), {b"FCGI_MPXS_CONNS": b"0"})
+        + records.encode_end_request(2, records.CANT_MPX_CONN)
+        + records.encode_unknown_type(88)
+    )
+    assert answer.raw.startswith(replies)
+    assert (answer.status, answer.body, answer.ended) == ("200 OK", b"hello", True)
+    assert desk.log.loud == []
+
+
+@pytest.mark.parametrize("body", [EOF, encode_stdin(b"unread") + EOF])
+@pytest.mark.parametrize("keep_conn", [False, True])
+def test_what_arrives_with_the_end_of_a_request_is_answered(desk: Desk, keep_conn: bool, body: bytes) -> None:
+    """A second id in one piece with a request and behind it is told that it is not served; a question is answered."""
+    other = encode_request(HEAD, request_id=2) + encode_stdin(b"", 2)
+    with desk.client(desk.exchange(hello)) as client:
+        client.send(encode_request(HEAD, keep_conn=keep_conn) + body + other + _STRANGE)
+        answer = client.answer()
+    assert (answer.status, answer.body, answer.ended) == ("200 OK", b"hello", True)
+    assert answer.raw.endswith(records.encode_end_request(2, records.CANT_MPX_CONN) + records.encode_unknown_type(88))
+    assert desk.log.loud == []
+
+
 def test_values_without_a_request(desk: Desk) -> None:
     """A connection may ask and go."""
     with desk.client(desk.exchange(hello)) as client:
