@@ -192,7 +192,7 @@ def test_no_value_of_a_client_speaks_to_the_terminal(box: Box) -> None:
 
 @pytest.mark.parametrize("format", ["console", "json"])
 def test_no_character_of_a_value_is_raw(box: Box, format: str) -> None:
-    """Whatever else stands in it: what could command a terminal is spelled out, also where one only looks at the file."""
+    """Whatever else stands in it: what could command a terminal is spelled out, in files, too."""
     for text in ("\x1b[2J", "\x9b31m", "\x7f", "\u2028", "\u202e", "\U000e0001", "\r", "a \x1b=\x9b"):
         logger(box, format=format, pool=text).warning("request_slow", uri=text, running=[text], other={text: text})
     lines = [line.decode() for line in box.writes()]

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from prefork.cli.console import printable
 from prefork.cli.latency import spell_latency
+from prefork.status.fields import AT_WORK
 
 __all__ = ["as_json", "as_text", "spell_duration", "spell_saturation"]
 
@@ -60,7 +61,7 @@ def spell_saturation(pool: Mapping[str, Any]) -> str:
 
 
 def _request(process: Mapping[str, Any]) -> str:
-    if process["request method"] is None:
+    if process["request method"] is None or process["state"] not in AT_WORK:
         return ""
     uri = str(process["request uri"])
     shown = uri if len(uri) <= _LONGEST_URI else f"{uri[:_LONGEST_URI]}…"

@@ -22,6 +22,7 @@ from typing import Any, Final
 from prefork.cli.console import Failure, printable
 from prefork.cli.latency import difference, spell_latency
 from prefork.cli.status import spell_duration, spell_saturation
+from prefork.status.fields import AT_WORK
 
 __all__ = ["Look", "frame", "top"]
 
@@ -147,7 +148,7 @@ def _letter(process: Mapping[str, Any]) -> tuple[str, str]:
 
 def _requests(pool: Mapping[str, Any], width: int, room: int, paint: Callable[[str, str], str]) -> Iterator[str]:
     """What runs now, the longest first."""
-    running = [process for process in pool["processes"] if process["request method"]]
+    running = [process for process in pool["processes"] if process["request method"] and process["state"] in AT_WORK]
     running.sort(key=lambda process: -(process["request duration"] or 0))
     yield paint(_fit(f"  {'time':>9} {'worker':>7} {'pid':>8}  request", width), _DIM)
     for process in running[: max(0, room - 1)]:

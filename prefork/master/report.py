@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import prefork
-from prefork.master.holdings import Holdings, as_running
+from prefork.master.holdings import as_running
 from prefork.master.loop import Master
 from prefork.master.perform import Performer
 from prefork.policy import model
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _AT_WORK: Final = (RUNNING, WRITING, FINISHING)
+_AT_REST: Final = (IDLE, model.RETIRING)
 _NOTHING: Final = Account()
 
 STATES: Final = {
@@ -208,7 +209,7 @@ def _pool(master: Master, hands: Performer, now: float) -> dict[str, Any]:
         "bytes sent": totals.sent,
         "request seconds": _histogram(totals.ran, totals.ran_seconds),
         "queue seconds": _histogram(totals.waited, totals.waited_seconds),
-        "processes": [_process(holdings, worker, states[worker.slot], now, epoch) for worker in workers],
+        "processes": [_process(hands, worker, states[worker.slot], now, epoch) for worker in workers],
     }
 
 
@@ -216,24 +217,32 @@ def _histogram(counts: tuple[int, ...], seconds: float) -> dict[str, Any]:
     return {"bounds": BOUNDS, "counts": counts, "sum": round(seconds, 6)}
 
 
-def _process(holdings: Holdings, worker: Worker, state: int, now: float, epoch: float) -> dict[str, Any]:
-    """One worker; ``epoch`` is when the monotonic clock was 0, in Unix time."""
-    slot = worker.slot
+def _process(hands: Performer, worker: Worker, state: int, now: float, epoch: float) -> dict[str, Any]:
+    """One worker; ``epoch`` is when the monotonic clock was 0, in Unix time.
+
+    As in php-fpm, whoever rests shows the request before. What one request took of processor and memory is not known.
+    """
+    holdings, slot = hands.holdings, worker.slot
     record = holdings.scoreboard.read(slot)
     account, before = holdings.scoreboard.account(slot), holdings.account_before.get(slot, _NOTHING)
     load = holdings.loads.of(worker.pid)
-    # A slot shows the request before until the next one is read.
-    running = as_running(record, now) if state in _AT_WORK else None
+    requests = max(0, record.requests - holdings.requests_before.get(slot, 0))
+    running = as_running(record, now) if state in _AT_WORK or (state in _AT_REST and requests) else None
+    seconds = None if running is None else running.seconds if state in _AT_WORK else account.last
     return {
         "pid": worker.pid,
         "state": STATES.get(state, "unknown"),
         "start time": int(epoch + worker.forked),
         "start since": max(0, int(now - worker.forked)),
-        "requests": max(0, record.requests - holdings.requests_before.get(slot, 0)),
-        "request duration": None if running is None else _microseconds(running.seconds),
+        "requests": requests,
+        "request duration": _microseconds(seconds),
         "request method": None if running is None else running.method,
         "request uri": None if running is None else running.uri,
         "content length": None if running is None else record.length,
+        "user": None,
+        "script": hands.pool.app_name,
+        "last request cpu": None,
+        "last request memory": None,
         "slot": slot,
         "generation": worker.generation,
         "request queue duration": None if running is None else _microseconds(record.waited),

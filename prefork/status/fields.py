@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["COUNTER", "FIELDS", "GAUGE", "HISTOGRAM", "LABELLED", "TEXT", "TIME", "Field"]
+__all__ = ["AT_WORK", "COUNTER", "FIELDS", "GAUGE", "HISTOGRAM", "LABELLED", "TEXT", "TIME", "Field"]
 
 TEXT: Final = "text"
 TIME: Final = "time"  # Unix seconds
@@ -17,6 +17,9 @@ GAUGE: Final = "gauge"
 COUNTER: Final = "counter"
 LABELLED: Final = "labelled"  # a counter for each of several causes: {cause: number}
 HISTOGRAM: Final = "histogram"  # {"bounds": seconds, "counts": one more, "sum": seconds}
+
+AT_WORK: Final = frozenset(("Running", "Writing", "Finishing"))
+"""States of a process in which its request runs; in any other, what it shows is the one before."""
 
 
 @dataclass(frozen=True, slots=True)

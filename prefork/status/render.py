@@ -29,7 +29,8 @@ _Status = Mapping[str, Any]
 
 _RULE: Final = "*" * 24
 _PROCESSES: Final = "processes"
-_MAY_BE_NONE: Final = ("request ", "last request ", "content ")  # of a process: there may be no request
+_MAY_BE_NONE: Final = ("request ", "last request ", "content ", "user")  # of a process: there may be no request
+_IN_TEXT: Final = {"request uri": "request URI"}  # as php-fpm spells it there, and only there
 _PLAIN: Final = (int, str, float)
 _TIMES: Final = frozenset(field.key for field in FIELDS if field.kind == TIME)
 _HISTOGRAMS: Final = frozenset(field.key for field in FIELDS if field.kind == HISTOGRAM)
@@ -113,7 +114,7 @@ def _moment(seconds: int) -> str:
 
 
 def _line(key: str, value: str) -> str:
-    return f"{key + ':':<21} {_one_line(value)}"  # php-fpm's column
+    return f"{_IN_TEXT.get(key, key) + ':':<21} {_one_line(value)}"  # php-fpm's column
 
 
 def _one_line(text: str) -> str:

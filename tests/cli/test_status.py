@@ -12,7 +12,7 @@ from prefork.cli.status import as_json, as_text, spell_duration
 
 
 def process(**facts: Any) -> dict[str, Any]:
-    usual = {"pid": 12, "slot": 0, "state": "idle", "generation": 1, "start since": 61.5, "requests": 3}
+    usual = {"pid": 12, "slot": 0, "state": "Idle", "generation": 1, "start since": 61.5, "requests": 3}
     nothing = {"request duration": None, "request method": None, "request uri": None}
     return {**usual, **nothing, **facts}
 
@@ -41,7 +41,7 @@ def answer(*processes: dict[str, Any], **facts: Any) -> dict[str, Any]:
 def test_text() -> None:
     """The server, its pools, their workers."""
     busy = process(
-        slot=1, pid=13, state="running", **{"request duration": 2_150_000, "request method": "GET", "request uri": "/a"}
+        slot=1, pid=13, state="Running", **{"request duration": 2_150_000, "request method": "GET", "request uri": "/a"}
     )
     assert as_text(answer(process(), busy)) == (
         "prefork 1.2, pid 10, serving, up 2h 5m\n"
@@ -51,16 +51,23 @@ def test_text() -> None:
         "  queue     1 of 4096 waiting, at most 4 so far\n"
         "  requests  9 accepted\n"
         "  slot      pid state      requests      age  now\n"
-        "     0       12 idle              3    1m 1s\n"
-        "     1       13 running           3    1m 1s  GET /a, 2.1 s"
+        "     0       12 Idle              3    1m 1s\n"
+        "     1       13 Running           3    1m 1s  GET /a, 2.1 s"
     )
+
+
+def test_what_an_idle_worker_ran_is_not_shown_as_running() -> None:
+    """Its fields are those of the request before."""
+    rests = process(**{"request duration": 2_150_000, "request method": "GET", "request uri": "/a"})
+    assert "GET /a" not in as_text(answer(rests))
+    assert "GET /a, 2.1 s" in as_text(answer({**rests, "state": "Writing"}))
 
 
 def test_what_is_not_known() -> None:
     """A queue that the kernel did not tell, a worker that has not said hello, a pool without any."""
-    text = as_text(answer(process(pid=0, state="starting"), **{"listen queue": None}))
+    text = as_text(answer(process(pid=0, state="Starting"), **{"listen queue": None}))
     assert "queue     unknown of 4096" in text
-    assert "     0        - starting" in text
+    assert "     0        - Starting" in text
     assert "slot" not in as_text(answer())
 
 
@@ -75,7 +82,12 @@ def test_a_pool_that_is_saturated_says_since_when() -> None:
 def test_text_of_strangers() -> None:
     """A request's URI is anybody's: it commands no terminal, and takes no more than its line."""
     text = as_text(
-        answer(process(**{"request duration": 0, "request method": "GET", "request uri": "/\x1b[2J\n" + "é" * 200}))
+        answer(
+            process(
+                state="Running",
+                **{"request duration": 0, "request method": "GET", "request uri": "/\x1b[2J\n" + "é" * 200},
+            )
+        )
     )
     assert f"GET /\\x1b[2J\\n{'é' * 94}…, 0.0 s" in text
     assert len(text.splitlines()) == 8

@@ -75,6 +75,13 @@ def test_a_frame_names_the_longest_request_first() -> None:
     assert [(row[0], row[2], row[-1]) for row in rows] == [("12.4", "1", "/orders/1"), ("0.2", "0", "/orders/0")]
 
 
+def test_what_an_idle_worker_ran_is_not_shown_as_running() -> None:
+    """Its fields are those of the request before."""
+    text = "\n".join(lines_of(answer(process(0, "Idle", 12.4))))
+    assert "/orders" not in text
+    assert "no request runs at this moment" in text
+
+
 def test_what_is_counted_a_second_needs_two_looks() -> None:
     later = answer(**{"accepted conn": 1_500})
     assert "250.0 a second, 1500 in all" in "\n".join(lines_of(later, answer()))

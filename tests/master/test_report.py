@@ -24,7 +24,7 @@ from prefork.master import loads
 from prefork.master.loads import Loads
 from prefork.master.loop import Master
 from prefork.master.report import describe_recent, describe_server, find_problems
-from prefork.policy.model import ABANDONED, IDLE, REFUSED_PEERS, RUNNING, SOFT_TIMEOUTS, STARTING, Phase
+from prefork.policy.model import ABANDONED, IDLE, READING, REFUSED_PEERS, RUNNING, SOFT_TIMEOUTS, STARTING, Phase
 from prefork.status.fields import FIELDS
 from prefork.status.openmetrics import as_openmetrics
 from prefork.status.render import as_html, as_json, as_text, as_xml
@@ -34,6 +34,23 @@ from prefork.system.records import BOUNDS
 from prefork.system.scoreboard import Slot
 
 WORKERS = (0, 3, 63)
+
+# https://www.php.net/manual/en/fpm.status.php, in the order of its page
+PHP_FPM_PROCESS = (
+    "pid",
+    "state",
+    "start time",
+    "start since",
+    "requests",
+    "request duration",
+    "request method",
+    "request uri",
+    "content length",
+    "user",
+    "script",
+    "last request cpu",
+    "last request memory",
+)
 
 
 class Server:
@@ -105,10 +122,32 @@ def test_what_the_workers_counted(hands: Hands) -> None:
         "bytes sent": 20,
     }
     assert {key: process[key] for key in expected} == expected
-    slot.enter(IDLE)
+    slot.enter(READING)
     (process,) = (process for process in describe(hands)["processes"] if process["slot"] == 3)
-    found = [process[key] for key in ("request duration", "request queue duration", "content length")]
-    assert (found, process["last request duration"]) == ([None, None, None], 2_000_000)
+    found = [process[key] for key in ("request duration", "request queue duration", "content length", "request uri")]
+    assert (found, process["last request duration"]) == ([None, None, None, None], 2_000_000)
+
+
+def test_an_idle_process_shows_the_request_before(hands: Hands) -> None:
+    """As php-fpm's page does; its own, not one of the worker that had the slot before it."""
+    names = ("request duration", "request method", "request uri", "content length", "request queue duration")
+    slot = slot_of(hands, 3)
+    slot.begin(RUNNING, "POST", "/orders", NOW - 1.5, 0.25, 70)
+    slot.finish(2.0, 10, 20)
+    slot.enter(IDLE)
+    for expected in ([2_000_000, "POST", "/orders", 70, 250_000], [None] * 5):
+        (process,) = (process for process in describe(hands)["processes"] if process["slot"] == 3)
+        assert [process[name] for name in names] == expected
+        hands.holdings.prepare_slot(3)
+        slot_of(hands, 3).enter(IDLE)
+
+
+def test_a_process_has_php_fpms_fields_in_their_order(hands: Hands) -> None:
+    """All of them: what there is none of, or what is not known of one request, is None."""
+    process = describe(hands)["processes"][0]
+    assert tuple(process)[: len(PHP_FPM_PROCESS)] == PHP_FPM_PROCESS
+    assert process["script"] == describe(hands)["application"]
+    assert [process[name] for name in ("user", "last request cpu", "last request memory")] == [None] * 3
 
 
 def test_what_the_kernel_counts(hands: Hands) -> None:

@@ -50,6 +50,8 @@ def test_text_is_php_fpms() -> None:
     assert "pid:" not in "\n".join(lines)
     full = as_text([status_of()], full=True)
     assert "************************\npid:                  4711\nstate:                Running\n" in full
+    assert "request URI:          /orders?page=2\n" in full
+    assert "user:                 -\nscript:               mysite.wsgi:application\nlast request cpu:     -\n" in full
 
 
 def test_unknown_is_not_nought() -> None:
