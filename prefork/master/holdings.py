@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 
 from prefork.master.loads import Loads
@@ -192,14 +192,17 @@ class Holdings:
         self.timed_out.discard(slot)
         self._close_page(slot)
 
-    def requests(self, states: bytes) -> tuple[Running, ...]:
-        """What the workers in these states say they run, for the policy, which believes no number of it."""
+    def requests(self, states: bytes, sought: Container[int] = ()) -> tuple[Running, ...]:
+        """What the workers in these states say they run, for the policy, which believes no number of it.
+
+        ``sought`` are the slots whose stack is being looked for.
+        """
         found = []
         for slot, state in enumerate(states):
             if state in (RUNNING, WRITING):
                 request = self.scoreboard.deadline(slot)
                 if request is not None and request[0]:
-                    found.append(Running(slot, *request))
+                    found.append(Running(slot, *request, slot in sought))
         return tuple(found)
 
     def runs(self, slot: int, number: int) -> bool:

@@ -382,7 +382,7 @@ class Master:
             if len(pool.workers) - states.count(IDLE) > hands.ledger.most_active:
                 hands.ledger.was_active(pool.active(states))
             due = deadlines.is_due(pool.rules, self._memory.of(pool.name), now)
-            running = holdings.requests(states) if due else None
+            running = holdings.requests(states, hands.overtime.stacks.sought) if due else None
             views.append(pool.view(*self._phase_of(hands), states, waiting, limit, behind, running))
         return Snapshot(now, self._phase, self._phase_since, tuple(views))
 

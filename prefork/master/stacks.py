@@ -7,7 +7,7 @@ its frames may be in the midst of a change. The master never waits for any of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,10 +22,10 @@ PATIENCE: Final = 0.1
 """Seconds for an answer; then the stack is forced."""
 
 GIVE_UP: Final = 0.2
-"""Seconds for a forced stack; then there is none."""
+"""Seconds for a forced stack; then there is none, if its worker has run meanwhile."""
 
 _STARVING: Final = 2.0
-"""Seconds for an answer from a worker that gets no processor."""
+"""Seconds for an answer, or for a forced stack, from a worker that gets no processor."""
 
 _HAS_RUN: Final = 0.02
 """Seconds of processor time in which a worker that can answer does so."""
@@ -56,6 +56,16 @@ class _Question:
     look_at: float = 0.0
     size: int = 0  # of what was written so far
 
+    @property
+    def begun(self) -> float:
+        """When it was asked, or then forced."""
+        return self.asked if self.forced is None else self.forced
+
+    @property
+    def patience(self) -> float:
+        """For how long nothing is suspected since."""
+        return PATIENCE if self.forced is None else GIVE_UP
+
 
 class Stacks:
     """The stacks of one pool's workers."""
@@ -84,6 +94,11 @@ class Stacks:
         question = self._open[slot] = _Question(slot, pid, now, activity(pid), [then])
         self._set(question, now)
 
+    @property
+    def sought(self) -> Container[int]:
+        """The slots whose stack is awaited."""
+        return self._open.keys()
+
     def tend(self, now: float) -> float:
         """Look at what is awaited; returns when to look again."""
         for question in [question for question in self._open.values() if question.look_at <= now]:
@@ -96,16 +111,11 @@ class Stacks:
             self._close(question, None)  # it has ended
             return
         size = page_size(page)
-        if size and (size == question.size or now >= question.asked + _STARVING):  # some never cease to write
+        if size and (size == question.size or now >= question.begun + _STARVING):  # some never cease to write
             self._close(question, read_stack(page, forced=question.forced is not None))
         elif size:
             question.size, question.look_at = size, now + _SETTLED
-        elif question.forced is not None:
-            if now >= question.forced + GIVE_UP:
-                self._close(question, None)
-            else:
-                self._set(question, now)
-        elif now < question.asked + PATIENCE:
+        elif now < question.begun + question.patience:
             self._set(question, now)
         else:
             self._insist(question, now)
@@ -113,24 +123,25 @@ class Stacks:
     def _insist(self, question: _Question, now: float) -> None:
         """It has not answered in time. Why?"""
         before, after = question.before, activity(question.pid)
-        if after is None or after.stopped or now >= question.asked + _STARVING:
+        if after is None or after.stopped or now >= question.begun + _STARVING:
             self._close(question, None)
         elif before is not None and after.waits_for_processor and after.ran - before.ran < _HAS_RUN:
             question.look_at = now + PATIENCE
+        elif question.forced is not None:
+            self._close(question, None)
         else:
-            question.forced = now
+            question.forced, question.before = now, after
             question.looks = iter(_LOOKS)
             self._signal(question.pid, FORCE_SIGNAL)
             self._set(question, now)
 
     def _set(self, question: _Question, now: float) -> None:
         """When to look next: a few times soon, and at the last moment."""
-        begun, last = (question.asked, PATIENCE) if question.forced is None else (question.forced, GIVE_UP)
         for after in question.looks:
-            if begun + after > now:
-                question.look_at = begun + after
+            if question.begun + after > now:
+                question.look_at = question.begun + after
                 return
-        question.look_at = max(begun + last, now)
+        question.look_at = max(question.begun + question.patience, now)
 
     def _close(self, question: _Question, stack: Stack | None) -> None:
         del self._open[question.slot]

@@ -31,13 +31,16 @@ from prefork.policy.model import (
     TimeOut,
 )
 
-__all__ = ["AGAIN", "LAST_LOOK", "LOOK_EVERY", "STACKS_A_SECOND", "is_due", "watch"]
+__all__ = ["AGAIN", "LAST_LOOK", "LONGEST_LOOK", "LOOK_EVERY", "STACKS_A_SECOND", "is_due", "watch"]
 
 AGAIN: Final = 1.0
 """Seconds after which an application that goes on is told again."""
 
 LAST_LOOK: Final = 0.4
 """Seconds before the kill at which the last stack is asked for: enough to be answered, by force if need be."""
+
+LONGEST_LOOK: Final = 4.0
+"""Seconds for which the kill waits at most while that stack is still sought, from a worker that gets no processor."""
 
 LOOK_EVERY: Final = 0.1
 """Seconds between two looks, at least."""
@@ -122,11 +125,11 @@ class _Look:
                 self.next = min(self.next, since + self._first)
                 return
             before = Overdue(request.number, seen=now)
-        self.requests[request.slot] = self._judge(request.slot, before, since)
+        self.requests[request.slot] = self._judge(request.slot, before, since, sought=request.sought)
 
-    def _judge(self, slot: int, done: Overdue, since: float) -> Overdue:
+    def _judge(self, slot: int, done: Overdue, since: float, *, sought: bool) -> Overdue:
         if self._is_over(since + self._last_look):
-            done = self._end(slot, done, since + self._hard)
+            done = self._end(slot, done, since + self._hard, sought=sought)
             if done.killed:
                 return done
         elif done.ending is not None:
@@ -163,7 +166,7 @@ class _Look:
             self.actions.append(SlowUnseen(self._pool, self.unseen))
             self.unseen = 0
 
-    def _end(self, slot: int, done: Overdue, at: float) -> Overdue:
+    def _end(self, slot: int, done: Overdue, at: float, *, sought: bool) -> Overdue:
         """Look at the stack of a request that is over ``at`` this moment, and then kill its worker."""
         if done.killed:
             return done
@@ -173,6 +176,9 @@ class _Look:
             self.actions.append(DumpStack(self._pool, slot, done.number, last=True))
             done = replace(done, ending=asked)
         if not self._is_over(max(at, asked + LAST_LOOK)):
+            return done
+        if sought and not self._is_over(asked + LONGEST_LOOK):
+            self.next = min(self.next, self._now + LOOK_EVERY)
             return done
         reason = f"request_terminate_timeout ({self._hard:g} s)"
         self.actions.append(Kill(self._pool, slot, reason, done.number))

@@ -217,6 +217,7 @@ class Running:
     number: int  # of the request, counted in this slot
     since: float  # when it began
     extended: float = 0.0  # seconds that the application asked for on top of its limits
+    sought: bool = False  # whether its stack is being looked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,7 @@ def test_what_runs_is_what_they_say(bench: Bench) -> None:
     """The busy ones, for the policy; nothing of one that has begun no request, or is just beginning one."""
     held = bench.hands.holdings
     assert held.requests(held.scoreboard.states()) == (Running(SLOT, 2, NOW - 10, 0.0),)
+    assert held.requests(held.scoreboard.states(), {SLOT}) == (Running(SLOT, 2, NOW - 10, 0.0, sought=True),)
     bench.slot.extend(5.0)
     bench.slot.enter(WRITING)
     assert [request.extended for request in held.requests(held.scoreboard.states())] == [5.0]

@@ -168,6 +168,28 @@ def test_who_is_not_even_moved_by_force_is_given_up(bench: Bench) -> None:
     assert bench.got == [None]
 
 
+def test_who_has_no_processor_when_it_is_forced_is_waited_for(bench: Bench) -> None:
+    """The signal is delivered when it runs; not for ever."""
+    bench.request()
+    bench.activity = Activity("R", 2.0)
+    bench.pass_time(0.0, PATIENCE)
+    assert bench.signals[1:] == [(PID, FORCE_SIGNAL)]
+    assert SLOT in bench.stacks.sought
+    bench.pass_time(PATIENCE, 1.5)
+    assert bench.got == []
+    os.write(bench.page, FORCED)
+    bench.pass_time(1.5, 1.7)
+    assert [str(stack) for stack in bench.got] == ["/app.py:5 view"]
+    assert SLOT not in bench.stacks.sought
+    bench.activity = Activity("S", 2.0)
+    bench.request()
+    bench.activity = Activity("R", 3.0)
+    bench.pass_time(0.0, 2.0)
+    assert bench.got[1:] == []
+    bench.pass_time(2.0, 2.3)
+    assert bench.got[1:] == [None]
+
+
 def test_who_never_ceases_to_write_is_read_all_the_same(bench: Bench) -> None:
     """What there is after two seconds."""
     bench.request()

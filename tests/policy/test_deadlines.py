@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.views import NAME, NOW, decide, pool_of, worker_of
-from prefork.policy.deadlines import AGAIN, LAST_LOOK, LOOK_EVERY, STACKS_A_SECOND, is_due, watch
+from prefork.policy.deadlines import AGAIN, LAST_LOOK, LONGEST_LOOK, LOOK_EVERY, STACKS_A_SECOND, is_due, watch
 from prefork.policy.model import (
     Action,
     DumpStack,
@@ -47,8 +47,8 @@ def look(
     return memory.limits, actions, round(at - NOW, 6)
 
 
-def running(age: float, *, slot: int = 0, number: int = NUMBER, extended: float = 0.0) -> Running:
-    return Running(slot, number, NOW - age, extended)
+def running(age: float, *, slot: int = 0, number: int = NUMBER, extended: float = 0.0, sought: bool = False) -> Running:
+    return Running(slot, number, NOW - age, extended, sought)
 
 
 DUMP, LAST, STOP = DumpStack(NAME, 0, NUMBER), DumpStack(NAME, 0, NUMBER, last=True), TimeOut(NAME, 0, NUMBER)
@@ -116,6 +116,22 @@ def test_one_look(age: float, extended: float, limits: dict[str, Any], actions: 
 def test_another_look(age: float, done: Overdue, limits: dict[str, Any], actions: list[Action], again: float) -> None:
     """At a request about which something was done, or at its successor."""
     assert look(running(age), done=[(0, done)], **limits)[1:] == (actions, pytest.approx(again))
+
+
+@pytest.mark.parametrize(
+    ("asked", "sought", "actions", "again"),
+    [
+        (0.2, True, [], LAST_LOOK - 0.2),
+        (LAST_LOOK, True, [], LOOK_EVERY),
+        (LONGEST_LOOK - 0.05, True, [], 0.1),
+        (LONGEST_LOOK, True, [END], 30.0 - LAST_LOOK),
+        (LAST_LOOK, False, [END], 30.0 - LAST_LOOK),
+    ],
+)
+def test_the_end_waits_for_the_last_stack(asked: float, sought: bool, actions: list[Action], again: float) -> None:
+    """While it is sought, within reason: a worker that gets no processor cannot show it at once."""
+    done = Overdue(NUMBER, 0.0, ending=NOW - asked)
+    assert look(running(31.0, sought=sought), done=[(0, done)], hard=30.0)[1:] == (actions, pytest.approx(again))
 
 
 def test_what_is_remembered() -> None:
