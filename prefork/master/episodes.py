@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from prefork.master.sampling import Sample, Sampler
 from prefork.policy import model
 from prefork.policy.culprits import Group, Places, group, others, span
 from prefork.policy.saturation import describe
+from prefork.system.records import BOUNDS
 
 __all__ = ["Episodes"]
 
@@ -29,6 +31,9 @@ _FULL_PORT: Final = "connects are not answered: clients try again after a second
 _APART: Final = 0.15
 """Seconds between two looks at the workers: whoever stands still for so long, stands."""
 
+_BETWEEN_NOTES: Final = 0.5
+"""Seconds between two looks at who had waited: a queue may fill and empty often."""
+
 _NEVER: Final = float("inf")
 
 
@@ -39,11 +44,14 @@ class _Episode:
     begun: model.Saturated
     began: float  # Unix time
     record: dict[str, Any]  # in the ledger
+    waited: tuple[int, ...]  # how many requests had waited how long by then (`BOUNDS`)
     told: bool = False
     first: Sample | None = None  # of two, while the second is awaited
     look_at: float = _NEVER  # when that is due
     groups: list[Group] = field(default_factory=list)  # of the look that found most workers in one place
-    waits: list[float] = field(default_factory=list)  # the shortest and the longest that a request had waited
+    waits: list[float] = field(default_factory=list)  # the shortest and the longest that was seen of a request
+    waiting: bool = True  # when it was looked last
+    note_at: float = 0.0  # the earliest time to look again how long those had waited that left the queue
 
 
 class Episodes:
@@ -105,7 +113,7 @@ class Episodes:
         if action.quiet:
             return
         record = self._ledger.episode(began, action.peak, action.limit)
-        self._episode = _Episode(action, began, record)
+        self._episode = _Episode(action, began, record, self._holdings.scoreboard.totals().waited)
         self._look(self._episode, now)
 
     def sample_stacks(self, action: model.SampleStacks, now: float) -> None:
@@ -148,9 +156,11 @@ class Episodes:
     def tend(self, now: float) -> float:
         """Go on with what was begun; returns when to look again."""
         episode = self._episode
-        if episode is not None and episode.first is not None and now >= episode.look_at:
-            episode.look_at = _NEVER
-            self._sampler.take(partial(self._seen_again, episode), now)
+        if episode is not None:
+            self._watch_queue(episode, now)
+            if episode.first is not None and now >= episode.look_at:
+                episode.look_at = _NEVER
+                self._sampler.take(partial(self._seen_again, episode), now)
         return min(self._sampler.tend(now), _NEVER if episode is None else episode.look_at)
 
     def _look(self, episode: _Episode, now: float) -> None:
@@ -179,13 +189,28 @@ class Episodes:
             episode.record["workers"] = sum(each.count for each in groups)
             episode.record["groups"] = [_values(each) for each in others(groups)[0]]
 
+    def _watch_queue(self, episode: _Episode, now: float) -> None:
+        """When it empties, the workers have those who had waited longest: for as long as they run."""
+        before, episode.waiting = episode.waiting, bool(self._pool.waiting)
+        if before and not episode.waiting and now >= episode.note_at:
+            episode.note_at = now + _BETWEEN_NOTES
+            self._note_waits(episode)
+
     def _note_waits(self, episode: _Episode) -> None:
-        """How long requests that were begun meanwhile had waited, as far as the proxy stamps them."""
+        """How long requests that were begun meanwhile had waited, as far as the proxy stamps them.
+
+        What workers run is exact. Those who are gone by now are in the account, which knows of each within bounds.
+        """
         for slot in self._pool.workers:
             said = self._holdings.scoreboard.read(slot)
             if said.waited is not None and said.started >= episode.begun.since:
                 episode.waits = [min([said.waited, *episode.waits]), max([said.waited, *episode.waits])]
-        if episode.waits:
+        counts = zip(self._holdings.scoreboard.totals().waited, episode.waited, strict=True)
+        counted = [bucket for bucket, (after, before) in enumerate(counts) if after > before]
+        if counted and (not episode.waits or counted[-1] > bisect_left(BOUNDS, episode.waits[1])):
+            over = counted[-1] == len(BOUNDS)
+            episode.record["waited"] = f"over {BOUNDS[-1]:g} s" if over else f"up to {BOUNDS[counted[-1]]:g} s"
+        elif episode.waits:
             episode.record["waited"] = span(episode.waits)
 
     def _report(self, episode: _Episode, sample: Sample | None) -> None:

@@ -444,6 +444,32 @@ def test_how_long_requests_had_waited(story: Story) -> None:
     assert story.told[1][1]["waited"] == story.ledger.episodes[0]["waited"] == "0.5–3.1 s"
 
 
+@pytest.mark.parametrize(
+    ("longest", "told"), [(4.5, "up to 5 s"), (0.004, "0.1 s"), (0.3, "up to 0.5 s"), (99.0, "over 60 s")]
+)
+def test_who_had_waited_and_is_gone_is_told(story: Story, longest: float, told: str) -> None:
+    """A slot shows one request, and those that came out of the queue may be over when it is read: the account knows."""
+    story.slots[0].wait(50.0)  # before
+    story.begin()
+    story.slots[0].wait(longest)
+    story.slots[1].wait(0.1)
+    story.slots[1].begin(RUNNING, "GET", "/", NOW + 11, 0.1)
+    story.end()
+    assert story.told[-1][1]["waited"] == story.ledger.episodes[0]["waited"] == told
+
+
+def test_who_leaves_the_queue_is_looked_at_as_it_empties(story: Story) -> None:
+    """Then the workers have them, and the next ones have not waited."""
+    story.begin()
+    for waiting in (3, 0):
+        story.hands.pool.waiting = waiting
+        story.slots[1].begin(RUNNING, "GET", "/", NOW + 4, 4.5)
+        story.episodes.tend(NOW + 4)
+    story.slots[1].begin(RUNNING, "GET", "/", NOW + 5, 0.0)
+    story.end()
+    assert story.told[-1][1]["waited"] == "0.0–4.5 s"
+
+
 def test_many_groups_are_few_lines(story: Story) -> None:
     """Five, and how many others there are."""
     with hands_of() as hands:
