@@ -53,6 +53,7 @@ class Publisher:
         return now + _EVERY
 
     def _publish(self, now: float) -> None:
+        begun = time.monotonic_ns()
         document: dict[str, Any] = {
             "pools": describe_pools(self._master, now),
             "recent": describe_recent(self._master),
@@ -62,7 +63,7 @@ class Publisher:
         processes = [pool.pop("processes") for pool in document["pools"]]
         self._published, self._rung = now, False
         try:
-            self._bulletin.publish("\n".join(map(_encode, [document, *processes])).encode())
+            self._bulletin.publish("\n".join(map(_encode, [document, *processes])).encode(), begun)
             self._failing = False
         except ValueError as error:  # beyond its room
             if not self._failing:

@@ -1,8 +1,9 @@
 """One page on which a master publishes what it knows, for whoever shows it: written by one, read by many, no lock.
 
 A memory file, sealed against every change of size and, but for the master's older mapping, against writing
-(``F_SEAL_FUTURE_WRITE``, Linux 5.1). A reader that wants fresh news rings an eventfd and waits a moment; a master that
-does not answer in time is shown as of its last word, and never waits for anybody itself.
+(``F_SEAL_FUTURE_WRITE``, Linux 5.1). A reader that wants fresh news rings an eventfd and waits a moment for what was
+begun after that (CLOCK_MONOTONIC is the same for all); a master that does not answer in time is shown as of its last
+word, and never waits for anybody itself.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from prefork.system.controlpage import sealed_memory
 
 __all__ = ["Bulletin", "BulletinReader", "borrow", "lend"]
 
-# Sequence (odd while the text changes), length. Written one number by one store: `pack_into` fills its room with zeros
-# first.
-_HEADER: Final = struct.Struct("@QQ")
+# Sequence (odd while the text changes), length, when it was begun in nanoseconds. Written one number by one store:
+# `pack_into` fills its room with zeros first.
+_HEADER: Final = struct.Struct("@QQQ")
 _SEQUENCE: Final = struct.Struct("@Q")
+_BEGUN: Final = struct.Struct("@16xQ")
 
 _ROOM: Final = 16 * 1024**2
 """Bytes of address space; memory is taken by what is written."""
@@ -43,12 +45,16 @@ class Bulletin:
         self._room = room - _HEADER.size
         self._sequence = 0
 
-    def publish(self, text: bytes) -> None:
-        """Put this in the place of what was there. Raises ValueError for more than there is room for."""
+    def publish(self, text: bytes, begun: int) -> None:
+        """Put this in the place of what was there. Raises ValueError for more than there is room for.
+
+        It holds since ``begun`` at least, `time.monotonic_ns` before the first of its facts was looked at.
+        """
         if len(text) > self._room:
             raise ValueError(f"{len(text)} bytes; there is room for {self._room}")
         self._header[0] = self._sequence + 1
         self._header[1] = len(text)
+        self._header[2] = begun
         self._page[_HEADER.size : _HEADER.size + len(text)] = text
         self._sequence += 2
         self._header[0] = self._sequence
@@ -90,7 +96,7 @@ class BulletinReader:
         if patience > 0:
             self._refresh(patience)
         for _ in range(_TRIES):
-            before, length = _HEADER.unpack_from(self._page, 0)
+            before, length, _ = _HEADER.unpack_from(self._page, 0)
             if before % 2 == 0:
                 text = self._page[_HEADER.size : _HEADER.size + min(length, len(self._page))]
                 (after,) = _SEQUENCE.unpack_from(self._page, 0)
@@ -100,14 +106,14 @@ class BulletinReader:
         return None
 
     def _refresh(self, patience: float) -> None:
-        (before,) = _SEQUENCE.unpack_from(self._page, 0)
+        asked = time.monotonic_ns()
         try:
             os.eventfd_write(self._bell, 1)
         except OSError:
             return
-        end = time.monotonic() + patience
-        while time.monotonic() < end:
-            (now,) = _SEQUENCE.unpack_from(self._page, 0)
-            if now != before and now % 2 == 0:
+        end = asked + int(patience * 1e9)
+        while time.monotonic_ns() < end:
+            (begun,) = _BEGUN.unpack_from(self._page, 0)
+            if begun >= asked:
                 return
             time.sleep(_PAUSE)

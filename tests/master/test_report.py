@@ -249,7 +249,7 @@ def test_no_bytes_mislead_whoever_looks(hands: Hands, seed: int) -> None:
     find_problems(server, NOW)
     describe_recent(server)
     bulletin = Bulletin()
-    bulletin.publish(json.dumps(document, allow_nan=False).encode())
+    bulletin.publish(json.dumps(document, allow_nan=False).encode(), 1)
     bulletin.close()
     hands.holdings.requests(hands.holdings.scoreboard.states())
 
