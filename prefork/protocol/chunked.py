@@ -95,7 +95,8 @@ class Chunks:
         if end < 0:
             if len(data) - start >= limit:
                 what = "a chunk's size and extensions" if self._state == _SIZE else "the trailers"
-                raise ProtocolError(f"{what} have {limit} bytes or more, fewer are allowed")
+                most = MAX_LINE if self._state == _SIZE else MAX_TRAILERS
+                raise ProtocolError(f"{what} have {most} bytes or more, fewer are allowed")
             return False
         if data[end - 1] != 0x0D or end == start:
             raise ProtocolError("a line of the chunked coding must end in CR LF, found LF alone")

@@ -452,6 +452,16 @@ def test_malformed_chunks_are_refused(data: bytes) -> None:
         assert reader.answerable
 
 
+@pytest.mark.parametrize("name", ["a long trailer", "many trailers"])
+def test_trailers_are_refused_by_what_is_allowed_of_all(name: str) -> None:
+    """The limit that the message names is the limit, and not what earlier trailers have left of it."""
+    reader = make()
+    reader.receive(CHUNKED + CHUNKS[name])
+    assert reader.next_event() == codec.REQUEST
+    with pytest.raises(ProtocolError, match="the trailers have 8192 bytes or more"):
+        reader.next_event()
+
+
 # -- 100-continue
 
 EXPECTING = post("Content-Length: 5", "Expect: 100-Continue")
