@@ -13,12 +13,14 @@ the launcher reports one thing and the server does another:
 * A daemon that hears the end of the line before the acknowledgement has lost its launcher (killed, interrupted) and
   is to stop: nobody would know that it runs.
 * A launcher that hears the end of the line before a report has lost its daemon, and says so.
+* An interrupt (Ctrl-C) takes the start back from the fork to the acknowledgement, at whatever moment it comes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterable
@@ -42,6 +44,7 @@ _ACKNOWLEDGED: Final = b"ok"
 _LARGEST_REPORT: Final = 200_000  # what one message may hold: net.core.wmem_default is 212,992
 _LONGEST_TEXT: Final = 60_000
 _FAREWELL: Final = 10.0  # seconds an interrupted launcher waits for the end of what it started
+_BEAT: Final = 0.5  # seconds after which a signal is seen that came just before a wait began
 _STREAMS: Final = ("stdin", "stdout", "stderr")
 _LAST_STREAM: Final = 2
 
@@ -128,23 +131,24 @@ def launch(keep: Iterable[int] | None) -> Link | None:
     for stream in (sys.stdout, sys.stderr):  # what is buffered must not be written twice
         with suppress(OSError, ValueError):
             stream.flush()
+    blocked = _hold_signals()
     try:
         between = os.fork()
     except OSError as problem:
         above.close()
         below.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         raise PreforkError(f"cannot fork: {problem.strerror}") from problem
     if between:
         below.close()
-        with suppress(ChildProcessError):
-            os.waitpid(between, 0)
         with above:
-            _wait(above)
+            _wait(above, between, blocked)
         return None
     above.close()
     link = Link(below)
     try:
         _detach(None if keep is None else set(keep), below.fileno())
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     except BaseException as error:  # noqa: BLE001 - a child must not run its parent's code, whatever happens
         link.failed(PreforkError(f"cannot become a daemon: {error}"))
         os._exit(PreforkError.exit_status)
@@ -190,39 +194,71 @@ def _umask() -> int:
     raise PreforkError("/proc/self/status has no Umask: expected Linux 4.7 or later")
 
 
-def _wait(line: socket.socket) -> None:
-    """The launcher's part: until the daemon serves, or has failed."""
+def _hold_signals() -> set[int]:
+    """Let all signals wait; returns those that had to before. Raises what the handler of an earlier one raises.
+
+    Python drops an exception that a signal raises within os.fork(), where modules have functions called at a fork; and
+    after it neither process is yet where an exception would be understood.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        report = _receive(line)
-    except KeyboardInterrupt:
-        _end_together(line)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         raise
-    if "status" in report:
-        raise _error(report)
+    return blocked
+
+
+def _wait(line: socket.socket, between: int, blocked: set[int]) -> None:
+    """The launcher's part, from the fork until the daemon serves, or has failed. Signals are held, and let through."""
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        said = _receive(line)
+        _reap(between)
+        if not said:
+            raise PreforkError("the server ended before it served, and could not say why: see its error log")
+        report: dict[str, Any] = json.loads(said)
+        if "status" in report:
+            raise _error(report)
+        _hold_signals()
+    except KeyboardInterrupt:
+        _end_together(line, between)
+        raise
     with suppress(OSError):
         line.send(_ACKNOWLEDGED, socket.MSG_NOSIGNAL)
-    if sys.stderr is not None and sys.stderr.isatty():
-        print(*report["lines"], sep="\n", file=sys.stderr, flush=True)  # noqa: T201 - the launcher's is a person
+    with suppress(KeyboardInterrupt):  # too late: it serves
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if sys.stderr is not None and sys.stderr.isatty():
+            print(*report["lines"], sep="\n", file=sys.stderr, flush=True)  # noqa: T201 - the launcher's is a person
 
 
-def _receive(line: socket.socket) -> dict[str, Any]:
-    try:
-        data = line.recv(_LARGEST_REPORT)
-    except ConnectionError:
-        data = b""
-    if not data:
-        raise PreforkError("the server ended before it served, and could not say why: see its error log")
-    report: dict[str, Any] = json.loads(data)
-    return report
+def _receive(line: socket.socket) -> bytes:
+    """The daemon's report; empty when it has none."""
+    line.settimeout(_BEAT)
+    while True:
+        try:
+            return line.recv(_LARGEST_REPORT)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return b""
 
 
-def _end_together(line: socket.socket) -> None:
+def _end_together(line: socket.socket, between: int) -> None:
     """Hang up, and wait for the end of what was started. A second interrupt does not wait."""
     line.shutdown(socket.SHUT_WR)
     line.settimeout(_FAREWELL)
-    with suppress(OSError, PreforkError):
-        while True:
-            _receive(line)
+    with suppress(TimeoutError):
+        with suppress(ConnectionError):
+            while line.recv(_LARGEST_REPORT):
+                pass
+        _reap(between)
+
+
+def _reap(between: int) -> None:
+    """The process that forked the daemon has ended, or does so now."""
+    with suppress(ChildProcessError):
+        os.waitpid(between, 0)
 
 
 def _error(report: dict[str, Any]) -> PreforkError:

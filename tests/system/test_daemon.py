@@ -11,6 +11,8 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,10 @@ def surroundings(**extra: str) -> dict[str, str]:
     return environment({"PYTHONWARNINGS": "error,ignore::ResourceWarning", **extra})
 
 
-def start(folder: Path, body: str, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def started(folder: Path, body: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A launcher, which outlives the block in no case, and neither do its pipes."""
+    with subprocess.Popen(
         [sys.executable, "-c", PRELUDE + body, str(folder / "facts")],
         **{
             "env": surroundings(),
@@ -57,7 +61,11 @@ def start(folder: Path, body: str, **options: Any) -> subprocess.Popen[str]:
             "start_new_session": True,
             **options,
         },
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -66,8 +74,20 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, said
 
 
-def facts(folder: Path) -> dict[str, Any]:
-    wait_until((folder / "facts").exists)
+def launch(folder: Path, body: str, **options: Any) -> tuple[int, str]:
+    """A launcher from its beginning to its end."""
+    with started(folder, body, **options) as process:
+        return finish(process)
+
+
+def printed(folder: Path, body: str) -> tuple[str, str]:
+    """What such a process prints."""
+    with started(folder, body) as process:
+        return process.communicate(timeout=PATIENCE)
+
+
+def facts(folder: Path, timeout: float = PATIENCE) -> dict[str, Any]:
+    wait_until((folder / "facts").exists, timeout)
     found: dict[str, Any] = json.loads((folder / "facts").read_text())
     return found
 
@@ -84,8 +104,8 @@ link.serving()
 facts["heard"] = wait(link).name
 note(**facts)
 """
-    process = start(folder, body, umask=0o027, env=surroundings(OF_THE_OPERATOR="kept"))
-    assert finish(process) == (0, "")
+    with started(folder, body, umask=0o027, env=surroundings(OF_THE_OPERATOR="kept")) as process:
+        assert finish(process) == (0, "")
     found = facts(folder)
     assert found["pid"] not in (found["session"], process.pid)
     assert found["session"] == found["group"] != process.pid
@@ -107,7 +127,7 @@ note(kept=os.fstat(listener.fileno()).st_ino == inodes[0], closed=inodes[1] not 
 link.serving()
 wait(link)
 """
-    assert finish(start(folder, body)) == (0, "")
+    assert launch(folder, body) == (0, "")
     assert facts(folder) == {"kept": True, "closed": True, "count": 2}
 
 
@@ -123,7 +143,7 @@ link.serving()
 wait(link)
 note(done=True)
 """
-    assert finish(start(folder, body)) == (0, "")
+    assert launch(folder, body) == (0, "")
     facts(folder)
     assert (folder / "data").read_text() == "written by the daemon"
 
@@ -140,7 +160,7 @@ note(kept=os.fstat({number}).st_ino == inode)
 link.serving()
 wait(link)
 """
-    assert finish(start(folder, body))[0] == 0
+    assert launch(folder, body)[0] == 0
     assert facts(folder) == {"kept": True}
 
 
@@ -158,7 +178,7 @@ note(streams=streams, usable=usable, fine=os.readlink("/proc/self/fd/0"))
 link.serving()
 wait(link)
 """
-    assert finish(start(folder, body)) == (0, "")
+    assert launch(folder, body) == (0, "")
     assert facts(folder) == {"streams": [os.devnull] * 3, "usable": ["", 1, 1], "fine": os.devnull}
 
 
@@ -173,7 +193,7 @@ link.serving()
 wait(link)
 note(done=True)
 """
-    assert finish(start(folder, body)) == (0, "")
+    assert launch(folder, body) == (0, "")
     facts(folder)
     assert (folder / "log").read_text() == "out\nprogram\n"
 
@@ -200,7 +220,7 @@ except PreforkError as error:
     sys.exit(error.exit_status)
 link.failed({error})
 """
-    found, text = finish(start(folder, body, env=surroundings(PYTHONIOENCODING="utf-8")))
+    found, text = launch(folder, body, env=surroundings(PYTHONIOENCODING="utf-8"))
     assert found == status
     assert [part for part in said if part not in text] == []
 
@@ -215,21 +235,25 @@ except PreforkError as error:
     sys.exit(error.exit_status)
 link.failed(ZeroDivisionError("division"), "Traceback: line 1")
 """
-    assert finish(start(folder, body)) == (70, "division\nTraceback: line 1\n")
+    assert launch(folder, body) == (70, "division\nTraceback: line 1\n")
 
 
 @pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_a_daemon_that_ends_without_a_word(folder: Path, end: str) -> None:
-    """Is no success."""
+    """Is no success; and no zombie stays of the way there."""
     body = f"""
 try:
     link = begin()
 except PreforkError as error:
     print(error, file=sys.stderr)
+    try:
+        print(os.waitpid(-1, os.WNOHANG), file=sys.stderr)
+    except ChildProcessError:
+        pass
     sys.exit(error.exit_status)
 {end}
 """
-    assert finish(start(folder, body)) == (
+    assert launch(folder, body) == (
         70, "the server ended before it served, and could not say why: see its error log\n"
     )  # fmt: skip
 
@@ -252,22 +276,96 @@ note(heard=heard.name)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 130)])
 def test_a_launcher_that_leaves_early_is_missed(folder: Path, number: int, status: int) -> None:
     """Killed or interrupted while it waits: the daemon learns that nobody knows of it."""
-    process = start(folder, WAITS)
-    wait_until((folder / "daemon").exists)
-    process.send_signal(number)
-    assert finish(process) == (status, "")
+    with started(folder, WAITS) as process:
+        wait_until((folder / "daemon").exists)
+        process.send_signal(number)
+        assert finish(process) == (status, "")
     assert facts(folder) == {"heard": "GONE"}
     wait_until(lambda: not alive(int((folder / "daemon").read_text())))
 
 
+LINGERS = WAITS.replace("note(", "time.sleep(0.2); note(")
+
+
 def test_an_interrupted_launcher_waits_for_the_end(folder: Path) -> None:
     """When the prompt is back, nothing runs any more."""
-    process = start(folder, WAITS.replace("note(", "time.sleep(0.2); note("))
-    wait_until((folder / "daemon").exists)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE) == 130
-    assert (folder / "facts").exists()
-    finish(process)
+    with started(folder, LINGERS) as process:
+        wait_until((folder / "daemon").exists)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert (folder / "facts").exists()
+        assert finish(process) == (130, "")
+
+
+INTERRUPTS = """
+import functools, operator, _thread
+launcher, real_recv = os.getpid(), socket.socket.recv
+
+def interrupt():
+    os.kill(launcher, signal.SIGINT)
+
+def in_the_launcher(call):
+    return lambda: os.getpid() == launcher and call()
+
+def in_the_process_between(call):
+    return lambda: os.getppid() == launcher and call()
+
+def when_the_daemon_is_there():
+    while not os.path.exists("daemon"):
+        time.sleep(0.001)
+    interrupt()
+
+def recv(line, size):
+    receive = functools.partial(real_recv, line, size)
+    if os.getpid() != launcher:
+        return receive()
+    socket.socket.recv = real_recv
+    # Both are called from C: the interpreter looks for signals before and after, and not in between.
+    return list(map(operator.call, [_thread.interrupt_main, receive]))[1]
+"""
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("os.register_at_fork(before=in_the_launcher(interrupt))", id="before-the-fork"),
+        pytest.param(
+            "os.register_at_fork(after_in_parent=in_the_launcher(when_the_daemon_is_there))", id="after-the-fork"
+        ),
+        pytest.param("os.register_at_fork(before=in_the_process_between(interrupt))", id="before-there-is-a-daemon"),
+        pytest.param(
+            "os.register_at_fork(before=in_the_process_between(lambda: os.killpg(0, signal.SIGINT)))",
+            id="all-of-the-terminal",
+        ),
+        pytest.param("socket.socket.recv = recv", id="before-the-wait"),
+    ],
+)
+def test_an_interrupt_is_obeyed_at_every_moment(folder: Path, moment: str) -> None:
+    """Also where the interpreter drops what it raises, or does not look for it: within a fork, and before a wait."""
+    with started(folder, f"{INTERRUPTS}{moment}\n{LINGERS}") as process:
+        assert process.wait(PATIENCE) == 130
+        assert facts(folder, timeout=0.0) == {"heard": "GONE"}
+        assert finish(process) == (130, "")
+
+
+@pytest.mark.parametrize("order", ["interrupt, send", "send, interrupt"])
+def test_an_interrupt_with_the_acknowledgement_comes_too_late(folder: Path, order: str) -> None:
+    """The launcher reports what the daemon does: it serves."""
+    body = f"""
+send, launcher = socket.socket.send, os.getpid()
+def both(line, *arguments):
+    if os.getpid() != launcher:
+        return send(line, *arguments)
+    interrupt = lambda *_: os.kill(launcher, signal.SIGINT)
+    for call in ({order}):
+        call(line, *arguments)
+socket.socket.send = both
+link = begin()
+link.serving()
+note(heard=wait(link).name)
+"""
+    assert launch(folder, body) == (0, "")
+    assert facts(folder) == {"heard": "ACKNOWLEDGED"}
 
 
 def test_a_report_that_nobody_hears(folder: Path) -> None:
@@ -284,8 +382,7 @@ link.close()
 link.serving()
 print(link.hear().name)
 """
-    process = start(folder, body)
-    assert process.communicate() == ("NOTHING\nGONE\nGONE\n", "")
+    assert printed(folder, body) == ("NOTHING\nGONE\nGONE\n", "")
 
 
 def test_without_a_process_to_be_had(folder: Path) -> None:
@@ -300,8 +397,7 @@ try:
 except PreforkError as error:
     print(error, before == os.listdir("/proc/self/fd"))
 """
-    process = start(folder, body)
-    assert process.communicate() == ("cannot fork: Resource temporarily unavailable True\n", "")
+    assert printed(folder, body) == ("cannot fork: Resource temporarily unavailable True\n", "")
 
 
 def test_a_daemon_that_cannot_detach(folder: Path) -> None:
@@ -313,7 +409,7 @@ try:
 except PreforkError as error:
     print(error, file=sys.stderr)
 """
-    status, said = finish(start(folder, body))
+    status, said = launch(folder, body)
     assert (status, said.startswith("cannot become a daemon: [Errno 2]")) == (0, True)
 
 
@@ -321,9 +417,8 @@ def test_a_person_sees_the_banner(folder: Path) -> None:
     """On a terminal the launcher shows the lines it was sent; elsewhere it is silent."""
     above, below = pty.openpty()
     body = "link = begin()\nlink.serving('one', 'two')\nwait(link)\n"
-    process = start(folder, body, stderr=below)
-    os.close(below)
-    assert process.wait(PATIENCE) == 0
-    process.communicate()
+    with started(folder, body, stderr=below) as process:
+        os.close(below)
+        assert process.wait(PATIENCE) == 0
     assert os.read(above, 100) == b"one\r\ntwo\r\n"
     os.close(above)
