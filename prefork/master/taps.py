@@ -51,13 +51,15 @@ class Taps:
         if holdings.tap.is_broken:
             raise ProtocolError(f"a process of pool {name} has shut down the way that a tap goes: a reload mends it")
         holdings.tap.empty()
+        # First: a client that knows of its tap would miss what is asked before the workers know.
+        holdings.control.tap(ON | (BODIES if wish.bodies else 0) | (UNMASKED if wish.unmasked else 0))
         answer: dict[str, Any] = {"ok": True, "pid": os.getpid(), "pool": name, "socket": str(holdings.listener)}
         try:
             lend(end, encode_answer(answer)[0], holdings.tap.reading)
         except OSError as problem:
+            holdings.control.tap(0)
             raise ProtocolError(f"the descriptor could not be handed over: {problem.strerror}") from None
         self._loans[client] = _Loan(hands, peer_pid, peer_uid, now)
-        holdings.control.tap(ON | (BODIES if wish.bodies else 0) | (UNMASKED if wish.unmasked else 0))
         report = hands.logger.warning if wish.unmasked else hands.logger.info
         report("tap_begun", peer_pid=peer_pid, peer_uid=peer_uid, bodies=wish.bodies, unmasked=wish.unmasked)
 

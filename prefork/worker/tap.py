@@ -5,6 +5,9 @@ one object of JSON, sent if there is room for it and else counted: the next that
 Secrets are masked before they leave the worker, bodies are told only where they are asked for, and the byte is looked
 at again for each message, because the one who looks may be another by now.
 
+A worker's messages arrive in its order, and those of different workers as they are written. An answer is told when it
+has been sent and its end is known: what its client does next, another worker may have told before.
+
 What a message may say, by ``what``:
 
 * all: ``time`` (Unix seconds), ``slot``, ``lost`` (messages before this one), ``peer`` ([pid, uid, gid], or address

@@ -17,7 +17,7 @@ from prefork.master.taps import Taps
 from prefork.policy.model import IDLE
 from prefork.system.control import Wish
 from prefork.system.scoreboard import Slot
-from prefork.system.tap import BODIES, ON, UNMASKED, borrow, receive
+from prefork.system.tap import BODIES, ON, UNMASKED, borrow, lend, receive
 
 NOW = 1000.0
 
@@ -91,6 +91,20 @@ def test_a_tap(wish: Wish, flags: int, level: str) -> None:
             (level, "tap_begun", {**facts, "bodies": wish.bodies, "unmasked": wish.unmasked}),
             ("info", "tap_ended", {**facts, "seconds": 2.0}),
         ]
+
+
+def test_workers_tell_before_the_client_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is told that the tap has begun sees the very next request."""
+    seen = []
+
+    def handing_over(end: socket.socket, answer: bytes, reading: socket.socket) -> None:
+        seen.append(byte(hands))
+        lend(end, answer, reading)
+
+    monkeypatch.setattr("prefork.master.taps.lend", handing_over)
+    with hands_of() as hands, client() as (_, ours):
+        begin(taps_of(hands), "a", ours, Wish(bodies=True))
+    assert seen == [ON | BODIES]
 
 
 def test_one_at_a_time() -> None:
