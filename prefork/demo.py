@@ -1,4 +1,4 @@
-"""The application to try a server on: ``prefork-serve prefork.demo --socket /tmp/demo.sock``.
+"""The application to try a server on: ``prefork-serve prefork.demo --socket ./demo.sock``.
 
 Every path is there to keep or to break one promise on purpose: answer, be slow, hang, crash, show the environment,
 take an upload, stream a download. Plain WSGI from the standard library; it runs under any WSGI server. It tells

@@ -43,7 +43,7 @@ exit status:
 
 example:
   prefork-serve mysite.wsgi:application --socket /run/mysite/app.sock
-  prefork-serve prefork.demo --socket /tmp/demo.sock --workers 4
+  prefork-serve prefork.demo --socket ./demo.sock --workers 4
   prefork-serve --config /etc/prefork.toml --check
 """
 
@@ -175,5 +175,6 @@ def _help(option: Option, known: Mapping[str, Any]) -> str:
 
 
 def _unknown(word: str) -> str:
-    names = [option.flag for option in OPTIONS] + ["--help", "--version", "--config", "--check", "--show-config"]
+    actions = ("--help", "--version", "--config", "--check", "--show-config")
+    names = [APP.metavar, *(option.flag for option in OPTIONS), *actions]
     return f"unknown option {word}{near(word, names)} (see prefork-serve --help)"

@@ -19,7 +19,7 @@ from prefork.errors import ConfigurationError, PermissionProblem, PreforkError
 from prefork.system.identity import user_name
 from prefork.system.logfile import LogFile, far_up
 from prefork.system.opening import Untrusted, open_file
-from prefork.system.place import own_directory
+from prefork.system.place import create, own_directory
 
 __all__ = ["STANDARD", "SYSLOG", "SYSLOG_SOCKET", "adopt", "is_at", "look_at", "open_anew", "open_log"]
 
@@ -116,9 +116,7 @@ def _explain(path: str, option: str, problem: OSError) -> PreforkError:
         case errno.ENOENT if os.path.isdir(directory):
             return ConfigurationError(f"{start}it is a symbolic link to where there is nothing")
         case errno.ENOENT | errno.ENOTDIR:
-            return ConfigurationError(
-                f"{start}there is no directory {directory}: create it with `mkdir -p {directory}`"
-            )
+            return ConfigurationError(f"{start}there is no directory {directory}: {create(directory)}")
         case errno.EISDIR:
             return ConfigurationError(f"{start}it is a directory; name a file in it, as {path}/prefork.log")
         case errno.ENXIO:

@@ -16,7 +16,7 @@ from prefork.errors import ConfigurationError, PermissionProblem
 from prefork.system.identity import group_name, user_name
 from prefork.system.paths import walk
 
-__all__ = ["check_length", "check_place", "own_directory", "warn_of_place"]
+__all__ = ["check_length", "check_place", "create", "own_directory", "warn_of_place"]
 
 # sun_path, unix(7): 108 bytes with the NUL that ends a path or begins an abstract name.
 _LONGEST: Final = 107
@@ -90,15 +90,27 @@ def own_directory(path: str, parent: str = "/run", setting: str = "RuntimeDirect
             return f"name {directory}/{file}, where it may"
     else:
         return f"name a place in a directory of its own, below {parent}"
-    me, mine = user_name(os.geteuid()), group_name(os.getegid())
     return (
-        f"make a directory of its own, as root `install -d -o {me} -g {mine} -m 0755 {shlex.quote(directory)}` "
-        f"(systemd: {setting}={name}), and name {directory}/{file}"
+        f"make a directory of its own, as root {_install(directory)} (systemd: {setting}={name}), and name "
+        f"{directory}/{file}"
     )
 
 
-def _missing(component: str, directory: str, what: str) -> ConfigurationError:
+def create(directory: str) -> str:
+    """The mend for a ``directory`` that does not exist: the command that makes it, and whether root must run it."""
+    above = directory
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    ours = os.access(above, os.W_OK | os.X_OK, effective_ids=True)
+    return f"create it{'' if ours else ', as root,'} with {_install(directory)}"
+
+
+def _install(directory: str) -> str:
     me, mine = user_name(os.geteuid()), group_name(os.getegid())
+    return f"`install -d -o {me} -g {mine} -m 0755 {shlex.quote(directory)}`"
+
+
+def _missing(component: str, directory: str, what: str) -> ConfigurationError:
     start = f"the {what}'s directory {directory} does not exist"
     if component != directory:
         start += f" ({component} is missing)"
@@ -106,7 +118,7 @@ def _missing(component: str, directory: str, what: str) -> ConfigurationError:
     for prefix in ("/run/", "/var/run/"):
         if directory.startswith(prefix):
             systemd = f", or RuntimeDirectory={directory.removeprefix(prefix)} in the systemd unit"
-    return ConfigurationError(f"{start}: create it with `install -d -o {me} -g {mine} -m 0755 {directory}`{systemd}")
+    return ConfigurationError(f"{start}: {create(directory)}{systemd}")
 
 
 def _refused(directory: str, verb: str, path: str, what: str) -> PermissionProblem:

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _ABSENT: Final = object()
+_USUAL: Final = ("application", "app")
 _OURS: Final = os.path.dirname(__file__) + os.sep
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -63,7 +64,7 @@ def load(name: str) -> Application:
     module_name, colon, attribute = name.partition(":")
     module = import_module(module_name, name)
     if not colon:
-        return _first_of(module, ("application", "app"), name)
+        return _first_of(module, _USUAL, name)
     if attribute.endswith("()"):
         factory = _attribute(module, attribute[:-2], name)
         try:
@@ -110,6 +111,8 @@ def _attribute(module: Any, path: str, name: str) -> Any:
         inner = _look_up(found, part, name)
         if inner is _ABSENT:
             near = difflib.get_close_matches(part, [key for key in dir(found) if not key.startswith("_")], n=1)
+            if not near and found is module:
+                near = [usual for usual in _USUAL if callable(getattr(module, "__dict__", {}).get(usual))]
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ApplicationError(f"{name}: {module.__name__} has no {path!r}{hint}")
         found = inner

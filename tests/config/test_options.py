@@ -59,5 +59,5 @@ def test_what_is_not_here_is_not() -> None:
 
 def test_names_of_others_lead_somewhere() -> None:
     """What is called otherwise elsewhere is an option here, or an action of the command line, and under one name."""
-    assert set(ELSEWHERE.values()) <= {*BY_KEY, "config", "check"}
+    assert set(ELSEWHERE.values()) <= {*BY_KEY, "config", "check", "show_config"}
     assert not set(ELSEWHERE) & {*BY_KEY, *NOT_HERE}

@@ -64,7 +64,7 @@ def test_an_import_that_kills_its_process_is_reported_with_the_signal(folder: Pa
     ("app", "expected"),
     [
         ("nowhere", "there is no module 'nowhere'"),
-        ("here:nothing", "here has no 'nothing'"),
+        ("here:nothing", "here has no 'nothing'; did you mean 'application'?"),
         ("here:aplication", "did you mean 'application'?"),
         ("here:number", "here:number is an int, not a WSGI callable"),
         ("here:make()", "here:make() returned a NoneType, not a WSGI callable"),

@@ -140,7 +140,7 @@ def test_a_log_directory_that_disappears(folder: Path) -> None:
         assert server.ask().status == 200
         server.send(signal.SIGUSR1)
         problem = server.wait_event("log_not_reopened")["error"]
-        assert f"there is no directory {logs}: create it with `mkdir -p {logs}`" in problem
+        assert f"there is no directory {logs}: create it with `install -d -o " in problem
         assert server.ask().status == 200
         logs.mkdir()
         server.send(signal.SIGUSR1)
@@ -367,7 +367,7 @@ def test_a_log_that_cannot_be_opened_is_no_start(folder: Path) -> None:
     for option in ("--access-log", "--error-log"):
         server = Server(write_app(folder), option, str(folder / "no" / "a.log"), folder=folder).start()
         assert server.wait_exit() == 78
-        assert f"create it with `mkdir -p {folder / 'no'}`" in server.text
+        assert f"-m 0755 {folder / 'no'}`" in server.text
         server.assert_nothing_left()
 
 

@@ -384,7 +384,7 @@ def test_syslog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (lambda path: path.mkdir(), "it is a directory; name a file in it"),
         (lambda path: path.symlink_to(path.parent / "no" / "where"), "a symbolic link to where there is nothing"),
-        (lambda path: path.parent.rmdir(), "there is no directory .*: create it with `mkdir -p"),
+        (lambda path: path.parent.rmdir(), "there is no directory .*: create it with `install -d -o "),
     ],
 )
 def test_what_cannot_be_opened(tmp_path: Path, make: object, message: str) -> None:

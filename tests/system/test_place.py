@@ -136,3 +136,17 @@ def test_places_that_are_cleaned_are_warned_of(path: str, warned: bool) -> None:
 def test_a_link_into_a_cleaned_place_is_warned_of(folder: Path) -> None:
     """What counts is where the directory really is."""
     assert warn_of_place(os.path.join("/proc/self/root/tmp", "app.sock"))
+
+
+@pytest.mark.root
+def test_who_must_make_a_missing_directory(folder: Path) -> None:
+    """Below what is ours we make it ourselves; elsewhere root makes it, and it becomes ours."""
+    script = "from prefork.system.place import create\nprint(create(sys.argv[1]))"
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    wanted = "`install -d -o nobody -g nogroup -m 0755 {0}/a/b`"
+    said = [run_apart(script, str(folder / name / "a" / "b"), user=NOBODY) for name in ("open", "shut")]
+    assert said == [
+        f"create it with {wanted.format(folder / 'open')}",
+        f"create it, as root, with {wanted.format(folder / 'shut')}",
+    ]
