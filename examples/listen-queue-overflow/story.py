@@ -86,7 +86,9 @@ class Stage:
         self._patience = patience
         self.database_port, self.web_port, self.status_port = free_port(), free_port(), free_port()
         self.log = folder / "prefork.log"
+        self.control = folder / "control.sock"
         self._options = ["--backlog", str(backlog), "--status-listen", f"127.0.0.1:{self.status_port}"]
+        self._options += ["--control-socket", str(self.control)]
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[Stage]:
@@ -203,7 +205,7 @@ def act(title: str, *, backlog: int = 20, patience: str = "0") -> None:
         if complaints:
             show("\n$ preforkctl explain nginx.log")
             control = "import sys; from prefork.cli.control import main; sys.exit(main())"
-            command = [sys.executable, "-c", control, "--socket", f"{stage.folder}/shop.sock", "explain"]
+            command = [sys.executable, "-c", control, "--control", str(stage.control), "explain"]
             done = subprocess.run([*command, f"{stage.folder}/nginx.log"], capture_output=True, text=True, check=False)
             show(done.stdout or done.stderr)
 

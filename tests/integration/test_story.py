@@ -31,7 +31,8 @@ def test_from_the_symptom_to_the_culprit(folder: Path) -> None:
     """Fifty workers, a backlog of twenty, a hundred visitors a second; one makes the database stall for five seconds.
 
     nginx is refused with 11; ss shows the queue beyond its limit, and so does the status; the first line of the episode
-    names the application's function and line, how many stood there, and the end says for how long the queue was full.
+    names the application's function and line, how many stood there, and the end says for how long the queue was full;
+    from nginx's log explain finds that episode.
     """
     command = [sys.executable, str(STORY / "story.py"), "--short"]
     done = subprocess.run(
@@ -59,3 +60,4 @@ def test_from_the_symptom_to_the_culprit(folder: Path) -> None:
     assert ended is not None, told
     assert 3.0 < float(ended[2]) <= float(ended[1]) < 6.0
     assert f"{answers['502']} × the listen queue was full" in told
+    assert re.search(r"matches +the saturation of .*: \d+ of 50 in shop/db\.py", told), told
