@@ -105,8 +105,10 @@ def _diagnose(target: _Socket, workers: list[NginxWorker]) -> Verdict:
     near = [worker for worker in workers if _shares_root(worker.pid)]
     if not near:
         return _without_nginx(target, workers, _USUAL_USERS)
+    near = [worker for worker in near if worker.person.uid] or near
     verdicts = [_judge(target, str(worker), worker.person, worker.gid, worker.pid) for worker in near]
-    # Several servers may run here; one that gets through is the one this socket is for.
+    # Several servers may run here; one that gets through is the one this socket is for. root's always does, which
+    # says nothing of the others.
     return min(verdicts, key=lambda verdict: (Reach.OK, Reach.BLOCKED, Reach.UNKNOWN).index(verdict.reach))
 
 

@@ -140,6 +140,13 @@ def test_one_nginx_that_gets_through_is_enough(path: str) -> None:
     assert f"nginx (running as {STRANGER + 1}) can connect" in verdict.sentence
 
 
+def test_an_nginx_of_root_says_nothing_for_another(path: str) -> None:
+    """root gets through everywhere: it hides no other nginx that does not, and counts only where it is alone."""
+    verdict = diagnose(path, Access(0o660, None, 77), [worker(0, 0), worker(), worker(0, 0)])
+    assert (verdict.reach, verdict.mend) == (Reach.BLOCKED, diagnose(path, Access(0o660, None, 77), [worker()]).mend)
+    assert diagnose(path, Access(0o660, None, 77), [worker(0, 0)]).reach is Reach.OK
+
+
 def test_without_nginx_the_usual_user_is_judged(path: str) -> None:
     """Unknown, with what would be true of www-data, or with the bare facts where there is no such user."""
     verdict = diagnose(path, Access(0o660, None, 77), [])
