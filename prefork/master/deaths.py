@@ -66,6 +66,10 @@ def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: st
     channel = holdings.workers.get(slot)
     if channel is not None:
         hands.drop(channel)
+    zygote, page = pool.zygotes.get(worker.generation), holdings.pages.get(slot)
+    failure = unexplained(
+        hands.app_name_of(worker.generation), cause, reason, page, loaded=zygote is not None and zygote.loaded
+    )
     holdings.free_slot(slot)
     facts: dict[str, Any] = {"slot": slot, "pid": pid, "age": round(now - worker.forked, 3)}
     if status == 0 and (expected or worker.retired is not None):
@@ -85,19 +89,24 @@ def _bury_worker(hands: Performer, pid: int, status: int, cause: str, reason: st
     hands.ledger.died(cause, pid=pid, slot=slot, request=facts.get("request", ""))
     hands.logger.warning("worker_died", cause=cause, **facts)
     if worker.generation == pool.coming or (worker.ready is None and pool.failure is None):
-        name = hands.app_name_of(worker.generation)
-        pool.fails(worker.generation, unexplained(name, cause, reason, hands.holdings.stacks))
+        pool.fails(worker.generation, failure)
 
 
-def unexplained(name: str, cause: str, reason: str | None, stacks: int) -> ApplicationError:
-    """The error for a process that was loading the application ``name``, and is gone without a word.
+def unexplained(
+    name: str, cause: str, reason: str | None, page: int | None, *, loaded: bool = False
+) -> ApplicationError:
+    """The error for a process that was to serve the application ``name``, and is gone without a word.
 
-    ``cause`` is how it ended, ``reason`` why we killed it, if we did; ``stacks`` is the page where it may have left
-    its stack.
+    ``cause`` is how it ended, ``reason`` why we killed it, if we did; ``page`` is where it may have left its stack.
+    ``loaded`` says that it had the application from the start: a worker, which has hooks and a canary before it.
     """
     if reason is None or not reason.startswith("boot_timeout"):
-        return ApplicationError(f"{name}: the process that was importing it ended: {cause}")
+        process = "a new worker ended before it could serve" if loaded else "the process that was importing it ended"
+        return ApplicationError(f"{name}: {process}: {cause}")
+    if loaded:
+        what = f"a new worker was not ready within {reason}: on_worker_start or the canary takes longer; mend that"
+    else:
+        what = f"importing it took longer than {reason}; mend the import"
     return ApplicationError(
-        f"{name}: importing it took longer than {reason}; mend the import, or allow more with --boot-timeout",
-        read_page(stacks),
+        f"{name}: {what}, or allow more with --boot-timeout", "" if page is None else read_page(page)
     )

@@ -107,7 +107,10 @@ def open_page() -> int:
 
 @contextlib.contextmanager
 def watched_import(page: int, limit: float) -> Iterator[None]:
-    """Write the stacks of this process to ``page`` if the block lasts nearly ``limit`` seconds."""
+    """Write the stacks of this process to ``page`` if the block lasts nearly ``limit`` seconds.
+
+    They stay there only if it never ends: whoever looks next looks for another process.
+    """
     before = set(os.listdir(_THREADS))
     faulthandler.dump_traceback_later(max(_SOONEST, limit * _SHARE), file=page)
     watchdog = set(os.listdir(_THREADS)) - before
@@ -119,6 +122,7 @@ def watched_import(page: int, limit: float) -> Iterator[None]:
         give_up = time.monotonic() + _LAST_STEPS
         while watchdog & set(os.listdir(_THREADS)) and time.monotonic() < give_up:
             time.sleep(_SOONEST)
+        clear_page(page)
 
 
 def read_page(page: int) -> str:

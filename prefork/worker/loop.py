@@ -187,7 +187,7 @@ class Worker:
             self._hooks.start()
             return True
         try:
-            with watched_import(self._birth.gifts[Place.STACKS], self._birth.boot_timeout):
+            with watched_import(self._birth.stack, self._birth.boot_timeout):
                 if self._application is None:
                     self._application = loader.load(self._birth.app)
                     if self._birth.hooks is not None:

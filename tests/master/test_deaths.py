@@ -347,6 +347,35 @@ def with_coming(hands: Hands, *, ready: bool) -> None:
         hands.pool.ready(SLOT, NOW)
 
 
+@pytest.mark.parametrize(
+    ("loaded", "error"),
+    [
+        (
+            True,
+            f"a new worker was not ready within {SLOW}: on_worker_start or the canary takes longer; mend that",
+        ),
+        (
+            False,
+            f"importing it took longer than {SLOW}; mend the import",
+        ),
+    ],
+)
+def test_a_worker_that_is_not_ready_in_time(loaded: bool, error: str) -> None:
+    """It imports where its zygote has not; else its hooks or the canary are late. The stack is from its own page."""
+    with hands_of() as hands:
+        with_zygote(hands, ZygoteState.LOADING)
+        hands.pool.zygote_ready(1, loaded=loaded, unfit=False, now=NOW)
+        with_worker(hands, ready=False, state=STARTING)
+        os.write(hands.holdings.stacks, b'Timeout!\n  File "/another.py", line 1 in before\n')
+        os.write(hands.holdings.open_page(SLOT), b'Timeout!\n  File "/shop/db.py", line 7 in connect\n')
+        hands.holdings.kill_reasons[WORKER] = SLOW
+        bury(hands, WORKER, signal.SIGKILL, NOW)
+        failure = hands.pool.failure
+        assert isinstance(failure, ApplicationError)
+        assert str(failure) == f"app:application: {error}, or allow more with --boot-timeout"
+        assert failure.traceback == '  File "/shop/db.py", line 7 in connect'
+
+
 @pytest.mark.parametrize("who", ["zygote", "worker"])
 @pytest.mark.parametrize("ready", [True, False])
 def test_a_death_of_what_is_coming_rejects_it(who: str, ready: bool) -> None:
@@ -354,9 +383,10 @@ def test_a_death_of_what_is_coming_rejects_it(who: str, ready: bool) -> None:
     with hands_of() as hands:
         with_coming(hands, ready=ready)
         assert bury(hands, ZYGOTE + 1 if who == "zygote" else WORKER, signal.SIGKILL, NOW)
-        assert (
-            str(hands.pool.rejection) == "app:application: the process that was importing it ended: killed by SIGKILL"
+        process = (
+            "the process that was importing it ended" if who == "zygote" else "a new worker ended before it could serve"
         )
+        assert str(hands.pool.rejection) == f"app:application: {process}: killed by SIGKILL"
         assert (hands.pool.failure, ended(hands), hands.log.names()) == (None, (), [f"{who}_died"])
 
 

@@ -294,3 +294,10 @@ def test_the_watchdog_of_an_import_is_gone_with_it(page: int) -> None:
             assert len(set(os.listdir("/proc/self/task")) - before) == 1
         assert set(os.listdir("/proc/self/task")) <= before
     assert read_page(page) == ""
+
+
+def test_an_import_that_ends_late_but_in_time_leaves_no_stack(page: int) -> None:
+    """What the watchdog wrote of it would be taken for the stack of the next one that hangs."""
+    with watched_import(page, 0.01):
+        wait_until(lambda: page_size(page) > 0, PATIENCE)
+    assert read_page(page) == ""
