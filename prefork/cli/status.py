@@ -38,7 +38,8 @@ def _pool(pool: Mapping[str, Any]) -> Iterator[str]:
         f"{pool['idle processes']} idle, {pool['active processes']} active; generation {pool['generation']}"
     )
     most = "" if pool["max listen queue"] is None else f", at most {pool['max listen queue']} so far"
-    yield f"  queue     {waiting} of {pool['listen queue len']} waiting{most}"
+    limit = "" if pool["listen queue len"] is None else f" of {pool['listen queue len']}"
+    yield f"  queue     {waiting}{limit} waiting{most}"
     if pool.get("saturated since"):
         yield f"  saturated {spell_saturation(pool)}"
     took, waited = (spell_latency(pool.get(key)) for key in ("request seconds", "queue seconds"))

@@ -31,7 +31,7 @@ def announce(hands: Performer) -> None:
         app=hands.pool.app_name,
         max_children=hands.pool.rules.max_children,
         workers=_workers(hands.pool.rules),
-        backlog=listener.backlog,
+        **({} if listener.limit is None else {"backlog": listener.limit}),
         off=list(_off(hands.launch.pool)),
         **({} if verdict is None else {"nginx": verdict.reach.name.lower()}),
     )

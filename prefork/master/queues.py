@@ -16,7 +16,8 @@ __all__ = ["Queues"]
 _PATIENCE: Final = 3  # misses in a row: one alone may be a kernel that was late
 _MESSAGE: Final = (
     "the status shows its length as unknown, and saturation cannot be seen; the kernel tells it over netlink "
-    "(sock_diag(7)): see that no sandbox forbids socket(AF_NETLINK), and that the module unix_diag can be loaded"
+    "(sock_diag(7)): see that no sandbox forbids socket(AF_NETLINK), that the module unix_diag can be loaded, and that "
+    "a socket that was passed is of our own network namespace"
 )
 
 

@@ -177,7 +177,7 @@ def _pool(master: Master, hands: Performer, now: float) -> dict[str, Any]:
         "accepted conn": totals.requests,
         "listen queue": pool.waiting,
         "max listen queue": pool.most_waiting,
-        "listen queue len": holdings.listener.backlog if pool.limit is None else pool.limit,
+        "listen queue len": holdings.listener.limit if pool.limit is None else pool.limit,
         "idle processes": idle,
         "active processes": len(workers) - idle,
         "total processes": len(workers),

@@ -144,6 +144,11 @@ class Listener:
         return self.address.kind is AddressKind.INHERITED
 
     @property
+    def limit(self) -> int | None:
+        """How many may wait, as we gave it to listen(2). None: its giver did, and only the kernel can tell."""
+        return None if self.inherited else self.backlog
+
+    @property
     def is_tcp(self) -> bool:
         """Whether clients connect by TCP. Only after `claim`."""
         return self._socket is not None and self._socket.family != socket.AF_UNIX

@@ -66,7 +66,8 @@ def test_what_an_idle_worker_ran_is_not_shown_as_running() -> None:
 def test_what_is_not_known() -> None:
     """A queue that the kernel did not tell, a worker that has not said hello, a pool without any."""
     text = as_text(answer(process(pid=0, state="Starting"), **{"listen queue": None}))
-    assert "queue     unknown of 4096" in text
+    assert "queue     unknown of 4096 waiting" in text
+    assert "queue     unknown waiting" in as_text(answer(**{"listen queue": None, "listen queue len": None}))
     assert "     0        - Starting" in text
     assert "slot" not in as_text(answer())
 

@@ -142,6 +142,15 @@ def test_an_idle_process_shows_the_request_before(hands: Hands) -> None:
         slot_of(hands, 3).enter(IDLE)
 
 
+def test_the_limit_of_a_socket_that_was_passed_is_the_kernels_to_tell(
+    hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it does not, the limit is unknown: our own backlog is that of our own sockets only."""
+    assert (hands.pool.limit, describe(hands)["listen queue len"]) == (None, hands.holdings.listener.backlog)
+    monkeypatch.setattr(type(hands.holdings.listener), "inherited", True)
+    assert describe(hands)["listen queue len"] is None
+
+
 def test_a_process_has_php_fpms_fields_in_their_order(hands: Hands) -> None:
     """All of them: what there is none of, or what is not known of one request, is None."""
     process = describe(hands)["processes"][0]

@@ -355,7 +355,7 @@ def test_an_inherited_socket_is_used_and_left_as_it_is(claim: Claim, path: str) 
         giver.listen(3)
         listener = claim(f"fd://{giver.fileno()}", backlog=2**40)
         listener.open()
-        assert listener.inherited
+        assert (listener.inherited, listener.limit) == (True, None)
         assert listener.inode == os.fstat(giver.fileno()).st_ino
         assert listener.path == path
         assert listener.warnings == ()
