@@ -21,9 +21,10 @@ _COLUMN: Final = 40  # where the origins stand, if what is said leaves room
 
 
 def render(loaded: Loaded) -> str:
-    """A TOML document: the server's options, then a table for each pool."""
+    """A TOML document: the server's options, then a table for each pool that was described."""
     lines = [*_section(loaded.config, loaded.server, server=True)]
-    for pool, source in zip(loaded.config.pools, loaded.pools, strict=True):
+    described = [pool for pool in loaded.config.pools if not pool.internal]
+    for pool, source in zip(described, loaded.pools, strict=True):
         lines += ["", f"[pool.{_key(pool.name)}]", *_section(pool, source, server=False)]
     return "\n".join(lines) + "\n"
 

@@ -95,6 +95,15 @@ def test_several_pools_load_again() -> None:
     assert again(loaded).config == loaded.config
 
 
+def test_the_pool_of_the_status_pages_is_not_shown() -> None:
+    """What the server adds by itself is not the operator's to load: the option that asks for it says it all."""
+    loaded = from_arguments(parse(["a", "--socket", "s", "--status-listen", "127.0.0.1:9000"]), {})
+    text = render(loaded)
+    assert line_of(text, "status_listen").split(None, 3) == ["status_listen", "=", '"127.0.0.1:9000"', "# command line"]
+    assert [line for line in text.splitlines() if line.startswith("[")] == ["[pool.www]"]
+    assert again(loaded).config == loaded.config
+
+
 def test_delete_is_escaped() -> None:
     """What TOML does not allow within quotes is escaped."""
     loaded = from_arguments(parse(["a", "--socket", "s", "--chdir", "/a\x7f\n"]), {})
