@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefork.policy.model import IDLE, RETIRING, PoolView, Worker
+from prefork.policy.model import IDLE, RETIRING, STARTING, PoolView, Worker
 from prefork.policy.recycling import due
 
 __all__ = ["Roster"]
@@ -18,6 +18,7 @@ class Roster:
     def __init__(self, pool: PoolView, now: float) -> None:
         self.taking: list[Worker] = []  # accept from the current listener
         self.idle = 0  # of these, those that say they wait
+        self.entering = 0  # of these, those that were given the listener and have not come to accept yet
         self.outdated: list[Worker] = []  # of these, those that run code that was replaced
         self.due: dict[int, str] = {}  # of these, why others are to be replaced, by slot
         self.loading: list[Worker] = []  # not ready yet
@@ -54,6 +55,8 @@ class Roster:
         self.taking.append(worker)
         if state == IDLE and worker.stopped is None:
             self.idle += 1
+        elif state == STARTING and worker.stopped is None:
+            self.entering += 1
         if worker.generation < pool.cutoff:
             self.outdated.append(worker)
         elif reason := due(worker, pool.rules, now):
@@ -62,7 +65,7 @@ class Roster:
     @property
     def busy(self) -> int:
         """Workers that take connections and have one now."""
-        return len(self.taking) - self.idle
+        return len(self.taking) - self.idle - self.entering
 
     @property
     def coming(self) -> int:

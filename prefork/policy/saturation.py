@@ -92,8 +92,8 @@ def watch_workers(
     Returns what to remember and what to do. Where the length of the queue is unknown there is nothing to report.
     """
     before, limit = memory.saturation, pool.rules.max_children
-    at_work = pool.phase in (Phase.SERVING, Phase.RELOADING) and not roster.idle and len(roster.taking) >= limit
-    if at_work and pool.waiting:
+    at_work = len(roster.taking) >= limit and not roster.idle + roster.entering
+    if at_work and pool.waiting and pool.phase in (Phase.SERVING, Phase.RELOADING):
         after, actions = _go_on(pool, pool.waiting, before, now)
     elif before.since is None or (before.begun is not None and now - before.seen < OVER):
         return memory, ()

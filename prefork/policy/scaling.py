@@ -79,7 +79,7 @@ def watches(pool: PoolView, roster: Roster, now: float, not_before: float) -> bo
         pool.phase in (Phase.SERVING, Phase.RELOADING)
         and pool.open
         and pool.rules.pm != "static"
-        and roster.idle + roster.coming == 0
+        and roster.idle + roster.entering + roster.coming == 0
         and len(roster.taking) < pool.rules.max_children
         and not pool.waiting
         and not pool.readable
@@ -123,7 +123,7 @@ def _waiting(pool: PoolView, roster: Roster) -> int:
     """How many connections wait. Where the queue cannot be read: one, when the listener said so."""
     if pool.waiting is not None:
         return pool.waiting
-    return 1 if pool.readable and not roster.idle else 0
+    return 1 if pool.readable and not roster.idle + roster.entering else 0
 
 
 def _grow(sizing: Sizing, wanted: int, spares: int, rules: Rules, now: float) -> tuple[Sizing, float]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy.views import NOW, pool_of, states_of, worker_of, zygote_of
-from prefork.policy.model import IDLE, RETIRING, RUNNING, Worker
+from prefork.policy.model import IDLE, RETIRING, RUNNING, STARTING, Worker
 from prefork.policy.roster import Roster
 
 LISTS = ("taking", "outdated", "loading", "wings", "misfits", "strays", "deserters", "unready")
@@ -45,6 +45,17 @@ def test_where_a_worker_stands(facts: dict[str, Any], state: int, lists: list[st
     roster = Roster(pool, NOW)
     assert [name for name in LISTS if getattr(roster, name)] == lists
     assert (roster.idle, roster.due) == (idle, {})
+
+
+def test_who_is_about_to_accept_is_neither_idle_nor_busy() -> None:
+    """It was given the listener, and the connection that it will take still waits: counted as busy, that is two."""
+    workers = [worker_of(slot) for slot in range(4)]
+    states = states_of(workers, {0: STARTING, 1: RUNNING, 2: STARTING})
+    stopped = [*workers[:2], worker_of(2, stopped=NOW - 1), workers[3]]
+    roster = Roster(pool_of(*workers, states=states), NOW)
+    assert (len(roster.taking), roster.idle, roster.entering, roster.busy) == (4, 1, 2, 1)
+    roster = Roster(pool_of(*stopped, states=states), NOW)
+    assert (roster.idle, roster.entering, roster.busy) == (1, 1, 2)
 
 
 def test_who_is_due() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policy.views import NOW, pool_of, states_of, worker_of, zygote_of
 from prefork.policy import scaling
-from prefork.policy.model import IDLE, RUNNING, Phase, PoolView, Shortage, Sizing, Zygote, ZygoteState
+from prefork.policy.model import IDLE, RUNNING, STARTING, Phase, PoolView, Shortage, Sizing, Zygote, ZygoteState
 from prefork.policy.roster import Roster
 
 DYNAMIC = {"pm": "dynamic", "max_children": 10, "min_spare": 2, "max_spare": 4, "start": 3, "idle_timeout": 10.0}
@@ -144,6 +144,19 @@ def test_nobody_is_spare_beyond_the_ceiling() -> None:
 def test_the_first_worker_on_demand_is_not_waited_for() -> None:
     """With nobody there nothing gets better by a second look."""
     assert size_of(pool_with(0, 0, **ONDEMAND, waiting=3), Sizing(size=0)) == 3
+
+
+def test_a_connection_is_not_counted_twice_while_its_worker_comes_to_accept() -> None:
+    """Six wait, six were forked for them and given the listener; that none of them accepts yet calls for nobody."""
+    workers = [worker_of(slot) for slot in range(6)]
+    pool = pool_of(*workers, states=states_of(workers, dict.fromkeys(range(6), STARTING)), waiting=6, **ONDEMAND)
+    sizing = Sizing(size=6)
+    for look in range(10):
+        sizing, _ = resized(pool, sizing, NOW + look * scaling.LOOK_TWICE)
+        assert sizing.size == 6
+    assert not scaling.watches(replace(pool, waiting=None), Roster(pool, NOW), NOW, 0.0)
+    unread = replace(pool, waiting=None, readable=True)
+    assert size_of(unread, Sizing(size=6)) == 6
 
 
 def test_without_a_reading_the_listener_counts_for_one() -> None:
