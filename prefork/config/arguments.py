@@ -99,7 +99,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what argparse found, without its jargon."""
-        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+        said = message.removeprefix("argument ").replace(": ignored explicit argument ", " takes no value, found ")
+        raise UsageError(f"{said}; see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -177,4 +178,6 @@ def _help(option: Option, known: Mapping[str, Any]) -> str:
 def _unknown(word: str) -> str:
     actions = ("--help", "--version", "--config", "--check", "--show-config")
     names = [APP.metavar, *(option.flag for option in OPTIONS), *actions]
+    if word in names:
+        return f"{word} behind -- is no option: expected the options before it, and at most APP behind"
     return f"unknown option {word}{near(word, names)} (see prefork-serve --help)"

@@ -102,8 +102,12 @@ _TWO_PROTOCOLS: Final = "this version speaks FastCGI and HTTP"
 _VENV: Final = "a virtual environment is chosen by starting the prefork-serve in its bin directory"
 _PREFIX: Final = "this version serves one application a pool; nginx can split a prefix off (docs/nginx.md)"
 _ALWAYS: Final = "leave it out: it is always so"
+_PEERS: Final = "on a Unix socket its mode and group say who may connect (socket_mode, socket_group)"
 
 NOT_HERE: Final = {
+    "allowed_peers": _PEERS,
+    "chroot": "this version has none: a container, or systemd's RootDirectory=, does it",
+    "proxy_protocol": "this version does not read it: the web server hands on the client's address",
     "reload": _RELOAD,
     "reload_on_change": _RELOAD,
     "py_autoreload": _RELOAD,

@@ -25,7 +25,7 @@ STARTER: Final = "starter"
 
 _INHERITED: Final = "fd://"
 _TCP: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]+):(?P<port>\d{1,5})", re.ASCII)
-_NEARLY_TCP: Final = re.compile(r"(\[[^]/]*\]|[^/:@]*):\d+|\d+(\.\d+){3}|\[[^]/]*\]|[0-9A-Fa-f]*::?[0-9A-Fa-f:]*")
+_NEARLY_TCP: Final = re.compile(r"(\[[^]/]*\]|[^/:@]*):\d*|\d+(\.\d+){3}|\[[^]/]*\]|[0-9A-Fa-f]*::?[0-9A-Fa-f:]*")
 _URL: Final = re.compile(r"(tcp|https?)://(?P<rest>[^/]*).*")
 _LARGEST_PORT: Final = 65_535
 _EXPECTED: Final = "expected a path, @abstract, host:port, fd://N, systemd or starter"
@@ -77,7 +77,9 @@ def parse_address(text: str) -> Address:
         return _parse_tcp(text, tcp["host"], int(tcp["port"]))
     _refuse_other_kinds(text)
     if text.endswith(("/", "/.", "/..")):
-        raise ConfigurationError(f"socket {text}: this names a directory; expected a file in it, as {text}/app.sock")
+        raise ConfigurationError(
+            f"socket {text}: this names a directory; expected a file in it, as {text.rstrip('/')}/app.sock"
+        )
     return Address(text, AddressKind.PATH, name=text)
 
 

@@ -315,7 +315,12 @@ def test_workers_beat_the_weaker_source() -> None:
         ((APP, "--threads", "2"), "unknown option --threads: a worker serves one request at a time, on purpose"),
         ((APP, "--reader"), "unknown option --reader (see prefork-serve --help)"),
         ((APP, "--xyzzy"), "unknown option --xyzzy (see prefork-serve --help)"),
-        ((APP, "--version=1"), "--version: ignored explicit argument '1'; see prefork-serve --help"),
+        ((APP, "--version=1"), "--version takes no value, found '1'; see prefork-serve --help"),
+        ((APP, "--daemonize=yes"), "--daemonize takes no value, found 'yes'; see prefork-serve --help"),
+        ((APP, "--", "--check"), "--check behind -- is no option: expected the options before it, and at most APP"),
+        ((APP, "--allowed-peers", "root"), "unknown option --allowed-peers: on a Unix socket its mode and group say"),
+        ((APP, "--chroot", "/srv"), "unknown option --chroot: this version has none: a container"),
+        ((APP, "--proxy-protocol"), "unknown option --proxy-protocol: this version does not read it: "),
     ],
 )
 def test_usage(words: tuple[str, ...], message: str) -> None:

@@ -59,6 +59,8 @@ def test_the_kinds_are_told_apart(text: str, address: Address) -> None:
         ("[::1]", "expected host and port"),
         ("::1", "expected host and port"),
         ("10.0.0.1", "expected host and port"),
+        ("localhost:", "expected host and port"),
+        ("[::1]:", "expected host and port"),
         ("localhost:123456", "expected host and port"),
         ("localhost:65536", "expected a port up to 65535"),
         ("http://localhost:80/", "expected the address alone: localhost:80"),
@@ -69,7 +71,7 @@ def test_the_kinds_are_told_apart(text: str, address: Address) -> None:
         ("systemd:", "FileDescriptorName="),
         ("systemd:a:b", "FileDescriptorName="),
         ("starter:", "address that start_server was given"),
-        ("/run/app/", "names a directory"),
+        ("/run/app/", "names a directory; expected a file in it, as /run/app/app.sock"),
         ("/run/app/..", "names a directory"),
     ],
 )
