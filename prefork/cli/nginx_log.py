@@ -25,6 +25,9 @@ _REQUEST: Final = re.compile(r', request: "(?P<request>(?:[^"\\]|\\.)*)"')
 _UPSTREAM: Final = re.compile(r', upstream: "(?P<upstream>[^"]*)"')
 _ERRNO: Final = re.compile(r"\((?P<number>\d+): [^)]*\)")
 _SOCKET: Final = re.compile(r"unix:(?P<path>[^:\"]+)")
+_SOCKET_AND_URI: Final = re.compile(r"unix:(?P<all>/[^\"]*)")  # what a timeout names
+_NAMED_AS_USUAL: Final = re.compile(r"/.*?\.sock(?:et)?(?=[:/]|$)")
+_TIMED_OUT: Final = "upstream timed out"
 _HOST: Final = re.compile(r"^[a-z]+://(?P<host>[^/]+)")
 _TIME: Final = "%Y/%m/%d %H:%M:%S"
 
@@ -62,21 +65,37 @@ def read_line(line: str) -> Complaint | None:
     message, facts = (text, "") if cut is None else (text[: cut.start()], text[cut.start() :])
     number = _ERRNO.search(message)
     request = _REQUEST.search(facts)
+    asked = request["request"] if request is not None else ""
     return Complaint(
         time=time,
         level=found["level"],
         message=message,
         errno=int(number["number"][:6]) if number is not None else 0,
-        upstream=_upstream(message, facts),
-        request=request["request"] if request is not None else "",
+        upstream=_upstream(message, facts, asked),
+        request=asked,
     )
 
 
-def _upstream(message: str, facts: str) -> str:
+def _upstream(message: str, facts: str, request: str) -> str:
     named = _UPSTREAM.search(facts)
     text = named["upstream"] if named is not None else message
+    together = _SOCKET_AND_URI.search(text) if message.startswith(_TIMED_OUT) else None
+    if together is not None:
+        return _without_uri(together["all"].removesuffix(":"), request.split(" ")[1:2])
     socket = _SOCKET.search(text)
     if socket is not None:
         return socket["path"].partition(" failed ")[0].strip()
     host = _HOST.match(text)
     return host["host"] if host is not None else ""
+
+
+def _without_uri(text: str, asked: list[str]) -> str:
+    """The socket of "/run/app.sock/orders", which nginx writes without a colon where the time was up.
+
+    By its name, else by what was ``asked``: the URI that nginx sends ends as that does.
+    """
+    usual = _NAMED_AS_USUAL.match(text)
+    if usual is not None:
+        return usual[0]
+    cuts = [at for at, character in enumerate(text) if at and character == "/"]
+    return next((text[:at].removesuffix(":") for at in cuts if asked and asked[0].endswith(text[at:])), text)

@@ -70,6 +70,30 @@ def test_the_upstream_is_a_path_or_a_port(facts: str, upstream: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("request_line", "upstream", "path"),
+    [
+        ("GET /p/slow HTTP/1.1", "fastcgi://unix:/run/app.sock", "/run/app.sock"),
+        ("GET /p/slow HTTP/1.1", "http://unix:/run/app.sock/slow", "/run/app.sock"),
+        ("GET /p/slow?at=1:2 HTTP/1.1", "http://unix:/run/app.sock/slow?at=1:2", "/run/app.sock"),
+        ("GET /p/slow HTTP/1.1", "http://unix:/run/shop/front/p/slow", "/run/shop/front"),
+        ("GET /p/slow HTTP/1.1", "http://unix:/run/shop/front/slow", "/run/shop/front"),
+        ("GET / HTTP/1.1", "http://unix:/run/shop/front/", "/run/shop/front"),
+        ("GET /a HTTP/1.1", "http://unix:/run/x.sock/get/y.sock", "/run/x.sock"),
+        ("GET /a HTTP/1.1", "http://unix:/run/front/other", "/run/front/other"),  # it cannot be told
+        ("GET /a HTTP/1.1", "http://unix:/a", "/a"),
+        ("GET /a HTTP/1.1", "http://unix:/run/app.sock:/a", "/run/app.sock"),
+        ("GET /a HTTP/1.1", "http://unix:/run/front:/a", "/run/front"),
+    ],
+)
+def test_a_timeout_has_no_colon_between_socket_and_uri(request_line: str, upstream: str, path: str) -> None:
+    """nginx has let go of the connection by then, and leaves the colon out that it writes everywhere else."""
+    facts = f', client: ::1, server: , request: "{request_line}", upstream: "{upstream}", host: "a"'
+    read = read_line(line("upstream timed out (110: Connection timed out) while reading response header", facts))
+    assert read is not None
+    assert read.upstream == path
+
+
+@pytest.mark.parametrize(
     ("message", "key"),
     [
         (

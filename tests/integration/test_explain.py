@@ -8,6 +8,7 @@ import sys
 import threading
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,11 +21,16 @@ pytestmark = pytest.mark.nginx
 
 def explained(nginx: Nginx) -> dict[str, int]:
     """How often each kind of complaint is found in nginx's log, by the command itself."""
+    return {finding["kind"]: finding["count"] for finding in findings(nginx)}
+
+
+def findings(nginx: Nginx) -> list[dict[str, Any]]:
     command = [sys.executable, "-c", _PROGRAM, "explain", "--json"]
     done = subprocess.run(
         command, input=nginx.error_log, capture_output=True, text=True, env=environment({}), timeout=30, check=True
     )
-    return {finding["kind"]: finding["count"] for finding in json.loads(done.stdout)["findings"]}
+    found: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
+    return found
 
 
 _APPLICATION = """
@@ -89,6 +95,18 @@ def test_workers_that_die_and_answers_that_nginx_does_not_like(folder: Path) -> 
         assert explained(nginx)["header_too_big"] == 1
         assert nginx.fetch(path="/slow").status == 504
         assert explained(nginx)["answer_timed_out"] == 1
+
+
+@pytest.mark.parametrize("protocol", ["fastcgi", "http"])
+def test_a_timeout_is_about_the_socket(folder: Path, protocol: str) -> None:
+    """With HTTP, nginx runs socket and URI together there."""
+    patience = "fastcgi_read_timeout 250ms; proxy_read_timeout 250ms;"
+    with (
+        serving(folder) as server,
+        Nginx(server.address, folder=folder, protocol=protocol, location=patience) as nginx,
+    ):
+        assert nginx.fetch(path="/slow?a=b:c").status == 504
+        assert [(each["kind"], each["upstream"]) for each in findings(nginx)] == [("answer_timed_out", server.address)]
 
 
 def test_a_queue_that_overflows(folder: Path) -> None:
