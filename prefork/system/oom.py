@@ -37,12 +37,13 @@ class OomWatch:
         """Of a process that was killed by SIGKILL and that we did not kill: why, if the kernel did; else "".
 
         To be called once for each. Where several died and the kernel killed fewer, those are named that come first.
+        The words do not change from one to the next: deaths are counted by them.
         """
         count = _read(self._counter)
         if count is None or count <= self._explained:
             return ""
         self._explained += 1
-        return f"out of memory, killed by the kernel ({_KEY} in {self._counter} is {count})"
+        return f"out of memory, killed by the kernel ({_KEY} in {self._counter})"
 
 
 def find_counter(proc: Path) -> Path | None:
