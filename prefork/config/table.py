@@ -122,7 +122,7 @@ LIMITS: Final = (
         "limits",
         "N",
         number(1, 100_000),
-        "headers of a request, beyond those every request has; more is answered 431",
+        "headers of a request; more is answered 431",
     ),
     Option(
         "max_body_size",

@@ -99,6 +99,8 @@ def _merged(data: bytes) -> dict[str, Any]:
 class Decoder:
     """Decodes the parameters of one request after another, and adds ``base`` to each, which wins.
 
+    Of the parameters, ``max_headers`` may be headers of the client (``HTTP_``).
+
     The result is that of `decode_parameters`, whatever came before. What is remembered: *runs* of pairs that stood at
     the same place in several requests, byte for byte, and a dict that holds what they mean. A request whose runs stand
     where they are expected starts with a copy of that dict, and only what is between and behind them is decoded. Any
@@ -117,8 +119,9 @@ class Decoder:
     _unknown: int = 0  # requests that the plan did not fit
     _left: int = _MEMORY
 
-    def __init__(self, max_count: int, base: dict[str, Any] | None = None) -> None:
+    def __init__(self, max_count: int, base: dict[str, Any] | None = None, max_headers: int = _TO_THE_END) -> None:
         self._max_count = max_count
+        self._max_headers = max_headers
         self._base = {} if base is None else base
         self._places = []
         self._plan = []
@@ -172,6 +175,7 @@ class Decoder:
             or zeros
             or len(environ) != self._fixed + single
             or self.known + single > self._max_count
+            or len(environ) > self._max_headers
             or not self._left
         ):
             return self._decode_whole(data)
@@ -180,6 +184,12 @@ class Decoder:
     def _decode_whole(self, data: bytes) -> dict[str, Any]:
         """Decode what the plan does not fit, and learn from it now and then."""
         environ = decode_parameters(data, self._max_count)
+        if len(environ) > self._max_headers:
+            headers = sum([name.startswith("HTTP_") for name in environ])
+            if headers > self._max_headers:
+                raise ProtocolError(
+                    f"the request has {headers} headers, {self._max_headers} are allowed (max_header_count)", 431
+                )
         environ.update(self._base)
         if self._left <= 0:
             self._left = _MEMORY

@@ -91,7 +91,8 @@ class Exchange:
         self._base = environ_of(self._errors, self.after_response, self.deadline, slot.number, multiprocess)
         if self._door.is_unix:
             self._base["prefork.peer"] = None
-        self._decoder = Decoder(limits.max_header_count + CGI_VARIABLES, self._base)
+        most = limits.max_header_count
+        self._decoder = Decoder(most + CGI_VARIABLES, self._base, most)
         hooks.lend(self.after_response, self.deadline.extend)
 
     def after_response(self, callable: Callable[[], Any]) -> None:

@@ -217,6 +217,18 @@ def test_limits_hold_for_what_is_known_and_what_is_not_together() -> None:
     assert decoder.known == known
 
 
+def test_headers_have_a_limit_of_their_own() -> None:
+    """One header more than is allowed is 431, known or not; other parameters do not count as headers."""
+    decoder = Decoder(100, BASE, 5)
+    five = {f"HTTP_{number}": "x" for number in range(4)}  # and HTTP_HOST
+    for number in range(4):
+        assert len(decoder.decode(head(REMOTE_PORT=str(number), **five))) == len(STOCK) + 4 + len(BASE)
+        with pytest.raises(ProtocolError, match=r"6 headers, 5 are allowed \(max_header_count\)") as caught:
+            decoder.decode(head(REMOTE_PORT=str(number), **five, HTTP_MORE="x"))
+        assert caught.value.status == 431
+    assert decoder.known
+
+
 def test_nobody_sets_what_is_ours() -> None:
     """A parameter with a name of ours is overruled, be it known or new."""
     decoder = Decoder(20, BASE)

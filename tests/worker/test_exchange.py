@@ -112,6 +112,7 @@ def test_a_descriptor_that_is_no_socket(desk: Desk) -> None:
         ({"HTTP_X": "\0"}, "400 Bad Request"),
         ({"HTTP_X": "x" * 2_000}, "431 Request Header Fields Too Large"),
         ({f"HTTP_{i}": "" for i in range(120)}, "431 Request Header Fields Too Large"),
+        ({f"HTTP_{i}": "" for i in range(11)}, "431 Request Header Fields Too Large"),
     ],
 )
 @pytest.mark.parametrize("body", [b"", bytes(3_000_000)])
