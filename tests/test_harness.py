@@ -17,6 +17,7 @@ import pytest
 
 from harness import Nginx, alive, encode_request, fastcgi, memory
 from harness.clients import record
+from harness.processes import PATIENCE, listens
 
 
 def _read_request(connection: socket.socket) -> bytes:
@@ -120,3 +121,22 @@ def test_process_facts() -> None:
         process.wait()
         assert not alive(process.pid)
     assert alive(os.getpid())
+
+
+@pytest.mark.parametrize(("family", "address"), [("UNIX", ""), ("INET", ("127.0.0.1", 0))])
+def test_who_listens(family: str, address: object) -> None:
+    """A bound socket is not enough; and nobody listens who has ended."""
+    script = f"import socket; s = socket.socket(socket.AF_{family}); s.bind({address!r}); "
+    script += "print(flush=True); input(); s.listen(); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for expected in (False, True):
+            process.stdout.readline()
+            assert listens(process.pid) is expected
+            process.stdin.write("\n")
+            process.stdin.flush()
+        process.wait(PATIENCE)
+    assert not listens(process.pid)

@@ -1,7 +1,7 @@
 """Processes that somebody stopped (SIGSTOP): noticed, told, and left to the policy.
 
 A stopped worker looks idle for ever and accepts nothing; what it has in hand stands still. The policy puts another
-in its place. A stopped zygote forks nobody and holds nothing: it is killed, and the next one forks.
+in its place. A zygote holds nothing, nor does a worker that is not ready: they are killed, and the next are started.
 
 A terminal's Ctrl-Z stops the whole process group, the master too. When it goes on, its clock has, and so has everybody
 else: the stops that it knows of begin anew with the first look after such a pause.
@@ -13,7 +13,7 @@ from typing import Final
 
 from prefork.master.loop import Master
 from prefork.master.perform import Performer
-from prefork.policy.model import KillZygote
+from prefork.policy.model import Kill, KillZygote
 from prefork.policy.plan import HEARTBEAT
 from prefork.policy.recycling import GRACE_FOR_STOPPED
 from prefork.system import processes
@@ -22,6 +22,8 @@ __all__ = ["Stops"]
 
 _AWAY: Final = 2 * HEARTBEAT
 """Seconds between two looks after which the master itself must have stood still."""
+
+_STOPPED: Final = "stopped by somebody (SIGSTOP)"
 
 
 class Stops:
@@ -58,6 +60,8 @@ class Stops:
                     hands.logger.info("worker_continued", slot=worker.slot, pid=worker.pid)
             elif now - since <= GRACE_FOR_STOPPED:
                 due.append(since + GRACE_FOR_STOPPED)
+            elif worker.ready is None:
+                hands.perform(Kill(hands.pool.name, worker.slot, _STOPPED), now)
             elif worker.pid not in self._told:
                 self._told.add(worker.pid)
                 hands.logger.warning(
@@ -80,7 +84,7 @@ class Stops:
                 self._zygotes[pid] = since
                 due.append(since + GRACE_FOR_STOPPED)
             else:
-                hands.perform(KillZygote(hands.pool.name, generation, "stopped by somebody (SIGSTOP)"), now)
+                hands.perform(KillZygote(hands.pool.name, generation, _STOPPED), now)
         return due
 
 

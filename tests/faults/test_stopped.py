@@ -77,6 +77,27 @@ def test_a_worker_that_stays_stopped_is_killed(folder: Path) -> None:
         assert ask_hello(server) == "hello"
 
 
+def test_a_worker_that_is_stopped_before_it_is_ready_is_killed(folder: Path) -> None:
+    """It holds nothing, and what it is waited for would wait for boot_timeout: another takes its place at once."""
+    (folder / "halting.py").write_text(
+        "import os, pathlib, signal, time, prefork\n"
+        "from prefork.demo import application\n"
+        "@prefork.on_worker_start\n"
+        "def halt(worker):\n"
+        "    if worker.slot == 1 and not os.path.exists('halted'):\n"
+        "        pathlib.Path('halted').touch()\n"
+        "        while not os.path.exists('app.sock'):  # it serves, by the other worker\n"
+        "            time.sleep(0.01)\n"
+        "        os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    with Server("halting", "--workers", "2", folder=folder) as server:
+        died = server.wait_event("worker_died")
+        assert (died["slot"], died["cause"]) == (1, "killed by SIGKILL: stopped by somebody (SIGSTOP)")
+        assert died["pid"] not in server.wait_workers(2)
+        assert server.find("worker_stopped") == []
+        assert server.ask().status == 200
+
+
 def test_a_stopped_zygote_is_replaced(folder: Path) -> None:
     """It holds nothing and forks nobody: it is killed, the next generation forks."""
     with Server("faulty", "--workers", "2", folder=folder) as server:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ __all__ = [
     "alive",
     "children",
     "environment",
+    "listens",
     "memory",
     "run",
     "wait_until",
@@ -48,6 +50,29 @@ def children(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return [child for child in map(int, found) if alive(child)]
+
+
+def listens(pid: int) -> bool:
+    """Whether a process runs and has a listening socket, of the kinds that servers listen at."""
+    tables = {name: Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("unix", "tcp", "tcp6")}
+    accepting = {line.split()[6] for line in tables.pop("unix") if line.split()[3] == "00010000"}
+    accepting |= {line.split()[9] for lines in tables.values() for line in lines if line.split()[3] == "0A"}
+    held = _held_by(pid)
+    return any(f"socket:[{inode}]" in held for inode in accepting)
+
+
+def _held_by(pid: int) -> set[str]:
+    """What a process has open; nothing once it has ended."""
+    held = set()
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):  # closed meanwhile
+                held.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+    except OSError:
+        if alive(pid):
+            raise
+        return set()
+    return held
 
 
 def memory(pid: int, what: str = "VmRSS") -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from harness.clients import FastCGIResponse, fastcgi
-from harness.processes import PATIENCE, children, environment, wait_until
+from harness.processes import PATIENCE, children, environment, listens, wait_until
 
 __all__ = ["Event", "Server"]
 
@@ -223,8 +223,16 @@ class Server:
         return [pid for pid, title in self.titles().items() if title.startswith("prefork: worker")]
 
     def wait_workers(self, count: int, timeout: float = PATIENCE) -> list[int]:
-        """Wait until so many workers take connections (their titles say so); their pids."""
-        return list(wait_until(lambda: len(found := self.workers()) == count and found, timeout, f"{count} workers"))
+        """Wait until there are so many workers and all of them take connections; their pids.
+
+        A worker has its title some time before it has its listener.
+        """
+
+        def found() -> list[int]:
+            pids = self.workers()
+            return pids if len(pids) == count and all(map(listens, pids)) else []
+
+        return list(wait_until(found, timeout, f"{count} workers"))
 
     # how it ends
 

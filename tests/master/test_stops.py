@@ -136,17 +136,21 @@ def test_a_stopped_worker_that_ends(hands: Hands, family: Family) -> None:
     assert stops.beat(NOW + 2) is None
     hands.pool.forked(SLOT, 1, NOW + 2)
     hands.pool.adopted(SLOT, WORKER)
+    hands.pool.ready(SLOT, NOW + 2)
     family.changes = [(WORKER, True)]
     assert stops.beat(NOW + 3) == NOW + 4
     stops.beat(NOW + 4.1)
     assert hands.log.names() == ["worker_stopped", "worker_stopped"]
 
 
-def test_a_zygote(family: Family) -> None:
+@pytest.mark.parametrize("kind", ["zygote", "worker that is not ready"])
+def test_who_holds_nothing(family: Family, kind: str) -> None:
     """One that is stopped for as long is killed; one that goes on before is not."""
     with hands_of() as hands, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        _, end = hands.zygote_with(process.pid)
+        _, end = hands.zygote_with(process.pid) if kind == "zygote" else hands.worker_in(SLOT)
         end.close()
+        if kind != "zygote":
+            hands.pool.adopted(SLOT, process.pid)
         stops = stops_of(hands)
         family.changes = [(process.pid, True)]
         assert stops.beat(NOW + 1) == NOW + 2
@@ -159,3 +163,4 @@ def test_a_zygote(family: Family) -> None:
         assert stops.beat(NOW + 4.1) is None
         assert process.wait() == -signal.SIGKILL
         assert hands.holdings.kill_reasons == {process.pid: "stopped by somebody (SIGSTOP)"}
+        assert hands.log.names() == []
