@@ -11,7 +11,7 @@ MEGABYTE = 1_048_576
 LARGEST_DOWNLOAD = 1024
 
 app = Flask(__name__)
-# Give a real application one of its own: prefork-serve … --env SECRET_KEY=…
+# Give a real application one of its own, in its environment (systemd: EnvironmentFile=), not on a command line.
 app.secret_key = os.environ.get("SECRET_KEY", "insecure: good enough for a demonstration on one's own machine")
 
 HOME = """<!doctype html><title>flask_app</title>

@@ -5,7 +5,7 @@ from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-# Give a real site one of its own: prefork-serve … --env SECRET_KEY=…
+# Give a real site one of its own, in its environment (systemd: EnvironmentFile=), not on a command line.
 SECRET_KEY = os.environ.get("SECRET_KEY", "insecure: good enough for a demonstration on one's own machine")
 DEBUG = os.environ.get("DEBUG") == "1"
 ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1").split(",")
