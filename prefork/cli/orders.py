@@ -156,8 +156,11 @@ def _silent(path: str, noted: str) -> str:
         pid = holder_of(path)
     if pid is None:
         return f"the server that claimed it last (pid {printable(noted)}) had no control socket, and has ended"
-    stop = f"stopped with `kill -TERM {pid}`" if pid > 0 else "stopped by signals, from its own pid namespace"
-    return f"the server that claims it has no control socket; it is asked through its own (get, wait) and {stop}"
+    stop = f"`kill -TERM {pid}` stops it" if pid > 0 else "signals stop it, from its own pid namespace"
+    return (
+        "its server has no control socket, over which orders go: start it with "
+        f"--control-socket PATH; until then get and wait ask it by its own, and {stop}"
+    )
 
 
 def _running(environ: Mapping[str, str]) -> dict[Door, dict[str, Any]]:

@@ -99,7 +99,7 @@ def _open_door(master: Master, config: Config, logger: Logger) -> tuple[Door | N
             return Door(master, *open_door(chosen), logger), chosen
         except PreforkError as error:
             problem = str(error)
-    message = f"{problem}: there is no control socket, and preforkctl can only ask through the pools' sockets; name one"
+    message = f"{problem}: there is no control socket, and of preforkctl only get and wait work; name one"
     logger.warning("no_control_socket", message=f"{message} with --control-socket, or say off")
     return None, _OFF
 

@@ -200,7 +200,7 @@ def test_a_server_without_one(folder: Path) -> None:
         holder.stdout.readline()
         message = failure(lambda: find_door(None, str(folder / "app.sock"), {}))
         holder.communicate(b"\n")
-    assert message.endswith(f"is asked through its own (get, wait) and stopped with `kill -TERM {holder.pid}`")
+    assert message.endswith(f"until then get and wait ask it by its own, and `kill -TERM {holder.pid}` stops it")
 
 
 @pytest.mark.parametrize("lock", [None, "pid=1\nsocket=/x\n", "\0\xff"])

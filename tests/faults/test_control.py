@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from harness import PATIENCE, Server, connect, environment, run, wait_until
+from harness import PATIENCE, Server, connect, ordering, run, wait_until
 
 _PROGRAM = "import sys; from prefork.cli.control import main; sys.exit(main())"
 
@@ -26,17 +26,6 @@ _PROGRAM = "import sys; from prefork.cli.control import main; sys.exit(main())"
 def control(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
     """preforkctl, told nothing but these words."""
     return run(sys.executable, "-c", _PROGRAM, *words, folder=folder, env=env)
-
-
-def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, *words],
-        cwd=folder,
-        env=environment({}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.fixture
@@ -99,12 +88,12 @@ def test_stop_now_does_not_wait(folder: Path, server: Server) -> None:
     asked = threading.Thread(target=server.ask, args=("GET", f"/slow?s=60&began={folder}/began"))
     asked.start()
     wait_until((folder / "began").exists)
-    patient = begin(folder, "--control", str(folder / "c.sock"), "stop")
-    server.wait_event("stopping", phase="draining")
-    assert json.loads(say(folder, b'{"command": "status"}'))["phase"] == "draining"
-    assert control(folder, "--control", str(folder / "c.sock"), "stop", "--now").returncode == 0
-    _, said = patient.communicate(timeout=PATIENCE)
-    assert (patient.returncode, said) == (0, "")
+    with ordering(folder, "--control", str(folder / "c.sock"), "stop") as patient:
+        server.wait_event("stopping", phase="draining")
+        assert json.loads(say(folder, b'{"command": "status"}'))["phase"] == "draining"
+        assert control(folder, "--control", str(folder / "c.sock"), "stop", "--now").returncode == 0
+        _, said = patient.communicate(timeout=PATIENCE)
+        assert (patient.returncode, said) == (0, "")
     assert server.wait_exit() == 0
     asked.join()
 
@@ -114,11 +103,10 @@ def test_a_stop_that_is_not_waited_for_is_a_stop(folder: Path, server: Server) -
     asked = threading.Thread(target=server.ask, args=("GET", f"/slow?s=0.5&began={folder}/began"))
     asked.start()
     wait_until((folder / "began").exists)
-    client = begin(folder, "--control", str(folder / "c.sock"), "stop")
-    server.wait_event("stopping")
-    client.send_signal(signal.SIGINT)
-    client.communicate(timeout=PATIENCE)
-    assert client.returncode == 130
+    with ordering(folder, "--control", str(folder / "c.sock"), "stop") as client:
+        server.wait_event("stopping")
+        client.send_signal(signal.SIGINT)
+        assert client.wait(PATIENCE) == 130
     assert server.wait_exit() == 0
     asked.join()
 
@@ -204,7 +192,7 @@ def test_without_a_control_socket(folder: Path) -> None:
     """Asked for, or for want of a place: said at the start, and to whoever looks for it."""
     with Server("faulty", "--control-socket", "off", folder=folder) as server:
         done = control(folder, "--socket", server.address, "status")
-        mend = f"no control socket; it is asked through its own (get, wait) and stopped with `kill -TERM {server.pid}`"
+        mend = f"start it with --control-socket PATH; until then get and wait ask it by its own, and `kill -TERM {server.pid}`"
         assert (done.returncode, mend in done.stderr) == (1, True)
 
 
