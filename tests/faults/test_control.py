@@ -192,7 +192,7 @@ def test_without_a_control_socket(folder: Path) -> None:
     """Asked for, or for want of a place: said at the start, and to whoever looks for it."""
     with Server("faulty", "--control-socket", "off", folder=folder) as server:
         done = control(folder, "--socket", server.address, "status")
-        mend = f"start it with --control-socket PATH; until then get and wait ask it by its own, and `kill -TERM {server.pid}`"
+        mend = f"--control-socket PATH; until then get and wait ask it by its own, and `kill -TERM {server.pid}"
         assert (done.returncode, mend in done.stderr) == (1, True)
 
 
