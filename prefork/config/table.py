@@ -145,7 +145,7 @@ IDENTITIES: Final = (
         "GROUP",
         _IDENTITY,
         "run the application as this group, name or number",
-        unset="the user's own",
+        unset="the user's own; nogroup for a number without one",
     ),
     Option(
         "chdir",

@@ -60,7 +60,21 @@ class Assembly:
         check_readable(identity, sys.executable, "the interpreter")
         check_readable(identity, str(Path(prefork.__file__).parent), "the package prefork")
         check_readable(identity, self.directory(pool), "the application's directory")
+        for file in self._beginning(pool):
+            check_readable(identity, file, "the application's file", read_only=True)
         return identity
+
+    def _beginning(self, pool: PoolConfig) -> list[str]:
+        """What the import of an application begins with: its packages and its module, where they are first found."""
+        if not isinstance(pool.app, str):
+            return []
+        parts = pool.app.partition(":")[0].split(".")
+        for root in (*(absolute(place, self.base) for place in pool.pythonpath), self.directory(pool)):
+            places = [os.path.join(root, *parts[:depth]) for depth in range(1, len(parts) + 1)]
+            files = [*(os.path.join(place, "__init__.py") for place in places), f"{places[-1]}.py"]
+            if found := [file for file in files if os.path.exists(file)]:
+                return found
+        return []
 
     def launch(self, config: Config, pool: PoolConfig, identity: Identity | None) -> Launch:
         """How the zygotes of a pool are started."""

@@ -1,6 +1,7 @@
 """Whom the application runs as: users and groups by name or number, and the step that cannot be taken back.
 
-* A number needs no entry in passwd or group; a user without an entry has no primary group, so one must be named.
+* A number needs no entry in passwd or group; a user without an entry has no primary group, and unless one is named,
+  that of nobody.
 * `become` sets groups, then gid, then uid (each needs the privilege that the last one gives up), all three ids of
   each kind, and then proves that root is gone. It is called between fork and exec, never in a process that goes on
   as root.
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _LARGEST_ID: Final = 2**32 - 2  # 2^32 - 1 is "leave unchanged" to chown(2) and setresuid(2)
+_NO_GROUP: Final = 65_534  # nogroup, or nobody: the kernel's own stand-in for a group that is none (overflowgid)
 
 
 # Of the system or a user: the top of the tree, what is right below its branches, and these as a whole.
@@ -137,10 +139,11 @@ def become(identity: Identity) -> None:
     _prove(identity)
 
 
-def check_readable(identity: Identity | None, path: str, what: str) -> None:
+def check_readable(identity: Identity | None, path: str, what: str, *, read_only: bool = False) -> None:
     """See that ``identity`` (None: the process as it is) can reach and read ``path``, a file or a directory.
 
-    ``what`` names it in messages ("the interpreter"). Raises `PermissionProblem` naming the first component on the
+    A file that is executable must be so for ``identity``, unless it is ``read_only``. ``what`` names it in messages
+    ("the interpreter"). Raises `PermissionProblem` naming the first component on the
     way that refuses, `ConfigurationError` where the path does not exist.
     """
     person = _ourselves() if identity is None else identity.person
@@ -148,7 +151,7 @@ def check_readable(identity: Identity | None, path: str, what: str) -> None:
     whole = os.path.abspath(path)
     try:
         *_, end = walk(whole)
-        wanted = _wanted(end.status)
+        wanted = READ if read_only else _wanted(end.status)
     except OSError:
         wanted = READ  # what is on the way will tell more
     try:
@@ -157,7 +160,7 @@ def check_readable(identity: Identity | None, path: str, what: str) -> None:
         raise ConfigurationError(f"{what} {path} cannot be used: {problem.filename}: {problem.strerror}") from None
     if refusal is None:
         return
-    verb, bits = _lacking(refusal, person)
+    verb, bits = _lacking(refusal, person, wanted)
     raise PermissionProblem(
         f"{what} {path} is out of reach for user {name}: it may not {verb} {refusal.path} ({_looks(refusal)}). "
         f"Mend: put {what} where {name} can read it, as below /srv{by_mode(refusal, person, bits)}"
@@ -201,12 +204,12 @@ def _number(text: str, what: str) -> int | None:
 
 
 def _primary_group(uid: int, user: str | None) -> int:
+    if user is None:
+        return os.getegid()
     try:
-        return pwd.getpwuid(uid).pw_gid if user is not None else os.getegid()
-    except KeyError:
-        raise ConfigurationError(
-            f"user {uid} has no entry in passwd, hence no primary group: name one with the group option"
-        ) from None
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:  # the group of the same number may be anybody's, root's must not be kept
+        return _NO_GROUP if os.geteuid() == 0 else os.getegid()
 
 
 def _check_unchanged(uid: int, gid: int) -> None:
@@ -250,8 +253,8 @@ def _looks(step: Step) -> str:
     return f"mode {stat.S_IMODE(status.st_mode):04o}, {user_name(status.st_uid)}:{group_name(status.st_gid)}"
 
 
-def _lacking(refusal: Step, person: Person) -> tuple[str, str]:
+def _lacking(refusal: Step, person: Person, wanted: int) -> tuple[str, str]:
     """What is refused, as a verb, and the mode bits that would grant it."""
     if not stat.S_ISDIR(refusal.status.st_mode):
-        return ("execute", "rx") if refusal.status.st_mode & 0o111 else ("read", "r")
+        return ("read", "r") if wanted == READ else ("execute", "rx")
     return ("read", "rx") if person.may(refusal, ENTER) else ("enter", "x")

@@ -181,6 +181,27 @@ def test_check_imports_as_the_right_user(folder: Path) -> None:
     assert "is out of reach for user nobody" in done.stderr
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("where", ["", "lib"])
+@pytest.mark.parametrize(
+    ("shut", "mode", "verb"),
+    [("shop/wsgi.py", 0o600, "read"), ("shop/__init__.py", 0o600, "read"), ("shop", 0o700, "enter")],
+)
+def test_an_application_that_its_user_cannot_read(folder: Path, where: str, shut: str, mode: int, verb: str) -> None:
+    """77 at a start, naming the component, be it in the application's directory or another to import from."""
+    package = folder / where / "shop"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "wsgi.py").write_text("def application(environ, start_response): ...\n")
+    (folder / where / shut).chmod(mode)
+    words = ["shop.wsgi", "--socket", "a", "--user", "nobody", *(["--pythonpath", where] if where else [])]
+    done = serve(*words, folder=folder)
+    assert done.returncode == 77
+    assert f"is out of reach for user nobody: it may not {verb} {folder / where / shut} (mode {mode:04o}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert serve(*words, "--check", folder=folder).returncode == 78
+
+
 def test_show(folder: Path) -> None:
     """--show-config is 0 and TOML on standard output, and starts nothing; the application need not exist."""
     (folder / "f.toml").write_text('[pool.shop]\napp = "nonesuch"\nsocket = "a"\n')

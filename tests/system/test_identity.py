@@ -77,10 +77,21 @@ def test_nothing_asked_is_nothing_to_do() -> None:
     assert resolve(None, None) is None
 
 
-def test_a_user_without_entry_needs_a_group() -> None:
-    """There is no primary group to fall back on."""
-    with pytest.raises(ConfigurationError, match="no primary group: name one"):
-        resolve(str(NO_ENTRY), None)
+@pytest.mark.root
+def test_a_user_without_entry_is_in_nobodys_group() -> None:
+    """A number needs no entry: the group that has no rights anywhere stands in for the primary one, never root's."""
+    assert resolve(str(NO_ENTRY), None) == Identity(NO_ENTRY, 65_534, (65_534,), str(NO_ENTRY), group_name(65_534))
+
+
+@pytest.mark.root
+def test_an_ordinary_user_without_entry_is_who_it_is() -> None:
+    """As in a container that is started with a number: to ask for that one changes nothing."""
+    script = (
+        "import os\nfrom prefork.system.identity import resolve\n"
+        f"os.setgroups([])\nos.setresgid(77, 77, 77)\nos.setresuid(*[{NO_ENTRY}] * 3)\n"
+        f"print(resolve('{NO_ENTRY}', None))"
+    )
+    assert run_apart(script) == "None"
 
 
 @pytest.mark.root
@@ -216,6 +227,17 @@ def test_what_does_not_exist_is_named(folder: Path) -> None:
     """The component that is missing, not only the whole path."""
     with pytest.raises(ConfigurationError, match=re.escape(f"{folder}/no: No such file")):
         check_readable(STRANGER, str(folder / "no" / "where"), "the application")
+
+
+def test_what_is_only_read_need_not_be_executable(folder: Path) -> None:
+    """A module with x for its owner alone is imported all the same; one without r is not."""
+    module = folder / "wsgi.py"
+    module.touch()
+    module.chmod(0o744)
+    check_readable(STRANGER, str(module), "the application", read_only=True)
+    module.chmod(0o711)
+    with pytest.raises(PermissionProblem, match=f"may not read {module} .*, or chmod o\\+r {module}$"):
+        check_readable(STRANGER, str(module), "the application", read_only=True)
 
 
 def test_ourselves_can_read_what_runs() -> None:
