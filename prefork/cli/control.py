@@ -32,6 +32,7 @@ from prefork.cli.status import as_json
 from prefork.cli.tap import Sight, tap
 from prefork.cli.top import top
 from prefork.config.arguments import Parser
+from prefork.config.options import BY_KEY
 from prefork.config.scaling import SCALABLE
 from prefork.config.values import duration
 from prefork.errors import ConfigurationError, UsageError
@@ -159,7 +160,7 @@ def _reload(words: argparse.Namespace) -> int:
 def _scale(words: argparse.Namespace) -> int:
     scales = tuple(_number(text, words.pool) for text in words.numbers)
     door = find_door(_control_path(words), _served(words, os.environ), os.environ)
-    answer = give(door, "scale", scales=scales)
+    answer = give(door, "scale", scales=scales, patience=None)
     _print(answer, words.json, lambda: "\n".join(_numbers(*item) for item in answer["pools"].items()))
     return 0
 
@@ -174,7 +175,7 @@ def _number(text: str, pool: str | None) -> Scale:
 
 
 def _numbers(pool: str, numbers: Mapping[str, Any]) -> str:
-    said = ", ".join(f"{name} {value}" for name, value in numbers.items() if value is not None)
+    said = ", ".join(f"{name} {BY_KEY[name].spell(value)}" for name, value in numbers.items() if value is not None)
     return printable(f"{pool}: {said}")
 
 
@@ -316,7 +317,9 @@ def _describe_orders(add: Callable[..., argparse.ArgumentParser]) -> None:
         "sent from then on is answered by the code before, 1 with the reason when nothing was changed",
     )
     reload.add_argument("--timeout", metavar="TIME", help="how long to wait for that (as long as it takes)")
-    scale = add("scale", _scale, "change how many workers a pool has, until the next reload; exit 0 when it holds")
+    scale = add(
+        "scale", _scale, "change how many workers a pool has, until the next reload; exit 0 when they are there"
+    )
     scale.add_argument(
         "numbers", metavar="NAME=VALUE", nargs="+", help=f"POOL:NAME=VALUE where several serve; {', '.join(SCALABLE)}"
     )

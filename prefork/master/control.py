@@ -185,7 +185,14 @@ class Door:
             pools = self._scaling.order(order.scales, peer_pid=client.pid, peer_uid=client.uid)
         except ConfigurationError as error:
             raise ProtocolError(str(error)) from None
-        return {"pools": pools}
+        client.until = None
+        self._scaling.settle(pools, partial(self._scaled, client, pools), time.monotonic())
+        return None
+
+    def _scaled(self, client: _Client, pools: dict[str, dict[str, Any]], error: str) -> None:
+        if client in self._clients:
+            answer = {"ok": False, "error": error} if error else {"ok": True, "pools": pools}
+            self._answer(client, answer, time.monotonic())
 
     def _stacks(self, order: Order, client: _Client) -> _Answer:
         now = time.monotonic()

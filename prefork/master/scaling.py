@@ -6,9 +6,9 @@ They hold until the next reload, which goes back to the configuration. Pools of 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from prefork.config.model import PoolConfig
 from prefork.config.scaling import SCALABLE, scaled
@@ -16,11 +16,24 @@ from prefork.errors import ConfigurationError
 from prefork.log import Logger
 from prefork.master.loop import Master
 from prefork.master.perform import Performer
+from prefork.master.pool import Pool
 from prefork.master.rules import check_room, rules_of
 from prefork.policy.model import Phase
 from prefork.system.control import Scale
 
 __all__ = ["Scaling"]
+
+_LOOK_AGAIN: Final = 0.05
+"""Seconds between two looks at whether an order is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsettled:
+    """An order whose numbers hold, and whose workers are not there yet; ``then`` hears of the end of it."""
+
+    failures: Mapping[str, int]  # by pool: starts that had failed before
+    until: float
+    then: Callable[[str], None]
 
 
 class Scaling:
@@ -29,6 +42,8 @@ class Scaling:
     def __init__(self, master: Master, logger: Logger) -> None:
         self._master = master
         self._logger = logger
+        self._unsettled: list[_Unsettled] = []
+        master.at_beat(self._beat)
         master.at_signal(signal.SIGTTIN, lambda _now: self._step(+1, "SIGTTIN"))
         master.at_signal(signal.SIGTTOU, lambda _now: self._step(-1, "SIGTTOU"))
 
@@ -48,6 +63,41 @@ class Scaling:
         for name, pool in changed.items():
             self._change(pools[name], pool, cause="scale", **source)
         return {name: {key: getattr(pool, key) for key in SCALABLE} for name, pool in changed.items()}
+
+    def settle(self, names: Iterable[str], then: Callable[[str], None], now: float) -> None:
+        """Call ``then`` once these pools have the workers that their numbers ask for: with "", or with why not.
+
+        Whoever is busy may be one too many still: he has been asked to leave, and takes no further connection.
+        """
+        pools = [hands.pool for hands in self._master.pools if hands.pool.name in names]
+        until = now + max((pool.rules.boot_timeout for pool in pools), default=0.0)
+        self._unsettled.append(_Unsettled({pool.name: pool.failed_starts for pool in pools}, until, then))
+
+    def _beat(self, now: float) -> float | None:
+        for order in list(self._unsettled):
+            verdicts = {
+                self._verdict(hands.pool, order.failures[hands.pool.name], late=now >= order.until)
+                for hands in self._master.pools
+                if hands.pool.name in order.failures
+            }
+            if None not in verdicts:
+                self._unsettled.remove(order)
+                order.then("; ".join(sorted(filter(None, verdicts))))
+        return now + _LOOK_AGAIN if self._unsettled else None
+
+    def _verdict(self, pool: Pool, failures: int, *, late: bool) -> str | None:
+        """Why a pool will not have its workers; "" if it has them, None if it is to be looked at again."""
+        rules = pool.rules
+        serving = [worker for worker in pool.workers.values() if worker.ready is not None and worker.listening]
+        taking = sum(worker.retired is None for worker in serving)
+        least = {"static": rules.max_children, "dynamic": min(rules.min_spare, rules.max_children)}.get(rules.pm, 0)
+        if least <= taking <= rules.max_children:
+            return ""
+        if self._master.phase in (Phase.DRAINING, Phase.KILLING, Phase.ENDED):
+            return "the server is being stopped"
+        if pool.failed_starts > failures:
+            return f"pool {pool.name}: the numbers hold, and a new worker cannot start: {pool.last_failure}"
+        return f"pool {pool.name}: the numbers hold, and {taking} workers serve, not {least}" if late else None
 
     def _pools(self) -> list[Performer]:
         if self._master.phase in (Phase.DRAINING, Phase.KILLING, Phase.ENDED):

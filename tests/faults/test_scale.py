@@ -24,8 +24,9 @@ def test_more_and_fewer_workers(folder: Path) -> None:
     """Up at once; down as soon as they have nothing in hand; and a reload goes back to the configuration."""
     with static(folder) as server:
         server.wait_workers(2)
-        assert scale(folder, "max_children=5").startswith("www: pm static, max_children 5, ")
-        server.wait_workers(5)
+        said = scale(folder, "max_children=5")
+        assert len(server.workers()) == 5  # it is done when the command returns
+        assert said == "www: pm static, max_children 5, max_spawn_rate 32, process_idle_timeout 10s\n"
         assert server.find("scaled")[0]["changed"] == {"max_children": 5}
         thread = threading.Thread(target=server.ask, args=("GET", f"/slow?s=1&began={folder}/began"))
         thread.start()
@@ -100,3 +101,18 @@ def test_several_pools(folder: Path) -> None:
         scale(folder, "--pool", "www", "max_children=2")
         server.wait_workers(5)
         assert [event["pool"] for event in server.find("scaled")] == ["www-2", "www"]
+
+
+def test_workers_that_cannot_start(folder: Path) -> None:
+    """The command fails with the reason; the numbers hold, and what serves serves on."""
+    application = "def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'hello']\n"
+    (folder / "shop.py").write_text(application)
+    options = ("--workers", "1", "--preload", "never", "--control-socket", str(folder / "c.sock"))
+    with Server("shop", *options, folder=folder) as server:
+        server.wait_workers(1)
+        (folder / "shop.py").write_text("raise RuntimeError('no database')")
+        refused = scale(folder, "max_children=2", status=1)
+        assert "the numbers hold, and a new worker cannot start: shop: importing it raised RuntimeError: no" in refused
+        assert server.ask().body == b"hello"
+        (folder / "shop.py").write_text(application + "# mended\n")
+        server.wait_workers(2)

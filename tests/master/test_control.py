@@ -28,6 +28,7 @@ from prefork.status.fields import FIELDS
 from prefork.system.control import LARGEST_ORDER, connect, open_door
 from prefork.system.scoreboard import Slot
 
+
 class Loop:
     """What a door needs of a master; the test turns it."""
 
@@ -568,19 +569,29 @@ def test_orders_that_nobody_takes(lone: House) -> None:
 
 
 def test_a_scale_is_answered_with_what_holds(lone: House) -> None:
-    """Or with why it cannot be."""
+    """Once the workers are there, or with why that cannot be."""
 
     class Scaling:
+        end = ""
+
+        def settle(self, names: Any, then: Callable[[str], None], _now: float) -> None:
+            assert list(names) == ["www"]
+            then(self.end)
+
         def order(self, scales: Any, **source: Any) -> dict[str, Any]:
             if scales[0].value == "0":
                 raise ConfigurationError("too few")
             return {"www": {"said": [(scale.pool, scale.name, scale.value) for scale in scales], **source}}
 
-    lone.door.offer(None, Scaling())  # type: ignore[arg-type]
+    scaling = Scaling()
+    lone.door.offer(None, scaling)  # type: ignore[arg-type]
     answer = lone.ask({"command": "scale", "scales": [["www", "max_children", "3"], [None, "pm", "static"]]})
     assert answer["ok"] is True
     assert answer["pools"]["www"]["said"] == [["www", "max_children", "3"], [None, "pm", "static"]]
     assert answer["pools"]["www"]["peer_pid"] == os.getpid()
     refused = lone.ask({"command": "scale", "scales": [[None, "max_children", "0"]]})
     assert refused == {"ok": False, "error": "too few"}
+    scaling.end = "no worker starts"
+    failed = lone.ask({"command": "scale", "scales": [["www", "max_children", "3"]]})
+    assert failed == {"ok": False, "error": "no worker starts"}
     assert lone.ask({"command": "scale"})["error"] == "expected at least one number to change"

@@ -125,3 +125,62 @@ def test_a_server_that_stops(scene: Scene) -> None:
         scene.scaling.order([Scale("www", "max_children", "8")])
     scene.master.signals[signal.SIGTTIN](0.0)
     assert scene.log.names() == ["scale_refused"]
+
+
+def serve(hands: Hands, *slots: int) -> None:
+    """Workers that accept connections, in these slots."""
+    for slot in slots:
+        hands.pool.forked(slot, 1, 0.0)
+        hands.pool.adopted(slot, 900 + slot)
+        hands.pool.ready(slot, 0.0)
+        hands.pool.listening(slot)
+
+
+@pytest.mark.parametrize(("pm", "least"), [("static", 4), ("dynamic", 2), ("ondemand", 0)])
+def test_an_order_is_done_when_its_workers_are_there(scene: Scene, pm: str, least: int) -> None:
+    """All of them, the spares, or nobody; and not one more than max_children takes connections."""
+    hands, told = scene.pools[0], list[str]()
+    scene.scaling.order([Scale("www", "pm", pm)])
+    scene.scaling.settle(["www"], told.append, scene.master.now)
+    for slot in range(least):
+        scene.master.after(0.1)
+        assert told == []
+        serve(hands, slot)
+    scene.master.after(0.1)
+    assert told == [""]
+    serve(hands, *range(least, 6))
+    scene.scaling.settle(["www"], told.append, scene.master.now)
+    scene.master.after(0.1)
+    assert told == [""]
+    hands.pool.retired(0, 0.0)
+    hands.pool.retired(5, 0.0)
+    scene.master.after(0.1)
+    assert told == ["", ""]
+
+
+def test_an_order_whose_workers_do_not_come(scene: Scene) -> None:
+    """Who ordered hears why: they cannot start, they are late, or the server is being stopped."""
+    hands, told = scene.pools[0], list[str]()
+    scene.scaling.order([Scale("www", "pm", "static")])
+    scene.scaling.settle(["www"], told.append, scene.master.now)
+    hands.pool.fails(hands.pool.current, ConfigurationError("no database"))
+    scene.master.after(0.1)
+    assert told.pop() == "pool www: the numbers hold, and a new worker cannot start: no database"
+    scene.scaling.settle(["www"], told.append, scene.master.now)
+    scene.master.after(hands.pool.rules.boot_timeout - 1)
+    assert told == []
+    scene.master.after(1)
+    assert told.pop() == "pool www: the numbers hold, and 0 workers serve, not 4"
+    scene.scaling.settle(["www"], told.append, scene.master.now)
+    scene.master.phase = Phase.DRAINING
+    scene.master.after(0.1)
+    assert told.pop() == "the server is being stopped"
+
+
+def test_an_order_for_a_pool_that_is_gone(scene: Scene) -> None:
+    """A reload that came next has removed it: there is nothing to wait for."""
+    told = list[str]()
+    scene.scaling.settle(["www"], told.append, scene.master.now)
+    del scene.master.pools[0]
+    scene.master.after(0.1)
+    assert told == [""]
