@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from harness import (
     connect,
     control,
     encode_request,
-    environment,
     fastcgi,
     fetch,
+    ordering,
     read_response,
     wait_until,
 )
@@ -69,13 +69,9 @@ def reload(folder: Path, *, status: int = 0) -> subprocess.CompletedProcess[str]
     return control(folder, "--control", str(folder / "c.sock"), "reload", status=status)
 
 
-def begin_reload(folder: Path) -> subprocess.Popen[str]:
+def reloading(folder: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """`preforkctl reload`, begun."""
-    program = "import sys; from prefork.cli.control import main; sys.exit(main())"
-    words = [sys.executable, "-c", program, "--control", str(folder / "c.sock"), "reload"]
-    return subprocess.Popen(
-        words, cwd=folder, env=environment({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return ordering(folder, "--control", str(folder / "c.sock"), "reload")
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -142,13 +138,13 @@ def test_at_most_two_codes_drain(folder: Path) -> None:
             write_app(folder, str(number + 1))
             reload(folder)
         write_app(folder, "3")
-        third = begin_reload(folder)
-        server.wait_event("reload_ordered", count=3)
-        assert answer_of(server) == "2"
-        assert len(server.find("reloading")) == 2
-        (folder / "end0").touch()
-        assert third.communicate(timeout=PATIENCE)[1] == ""
-        assert (third.returncode, answer_of(server)) == (0, "3")
+        with reloading(folder) as third:
+            server.wait_event("reload_ordered", count=3)
+            assert answer_of(server) == "2"
+            assert len(server.find("reloading")) == 2
+            (folder / "end0").touch()
+            assert third.communicate(timeout=PATIENCE)[1] == ""
+            assert (third.returncode, answer_of(server)) == (0, "3")
         (folder / "end1").touch()
         for thread in threads:
             thread.join()
@@ -394,11 +390,11 @@ def test_the_coming_zygote_is_killed(folder: Path) -> None:
             "two",
             before=f"import os, time\nopen({str(folder / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)",
         )
-        order = begin_reload(folder)
-        wait_until(lambda: (folder / "pid").exists() and (folder / "pid").read_text())
-        os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
-        _, said = order.communicate(timeout=PATIENCE)
-        assert (order.returncode, "killed by SIGKILL" in said) == (1, True)
+        with reloading(folder) as order:
+            wait_until(lambda: (folder / "pid").exists() and (folder / "pid").read_text())
+            os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+            _, said = order.communicate(timeout=PATIENCE)
+            assert (order.returncode, "killed by SIGKILL" in said) == (1, True)
         assert (answer_of(server), server.workers()) == ("one", workers)
 
 
@@ -410,14 +406,14 @@ def test_the_serving_zygote_dies_during_a_reload(folder: Path) -> None:
         hold = f"import os, time\nwhile os.path.exists({str(folder / 'hold')!r}): time.sleep(0.01)"
         (folder / "hold").touch()
         write_app(folder, "two", before=hold)
-        order = begin_reload(folder)
-        server.wait_event("reloading")
-        wait_until(lambda: len(server.titles()) == 4)
-        os.kill(first, signal.SIGKILL)
-        server.wait_event("zygote_died")
-        (folder / "hold").unlink()
-        assert order.communicate(timeout=PATIENCE)[1] == ""
-        assert (order.returncode, {answer_of(server) for _ in range(4)}) == (0, {"two"})
+        with reloading(folder) as order:
+            server.wait_event("reloading")
+            wait_until(lambda: len(server.titles()) == 4)
+            os.kill(first, signal.SIGKILL)
+            server.wait_event("zygote_died")
+            (folder / "hold").unlink()
+            assert order.communicate(timeout=PATIENCE)[1] == ""
+            assert (order.returncode, {answer_of(server) for _ in range(4)}) == (0, {"two"})
         wait_until(lambda: len(server.titles()) == 3, what="one zygote and two workers")
 
 
@@ -476,13 +472,13 @@ def test_a_stop_goes_before_a_reload(folder: Path, number: int) -> None:
     write_app(folder, "one")
     with serving(folder, "--workers", "1") as server:
         write_app(folder, "two", before="import time\ntime.sleep(60)")
-        order = begin_reload(folder)
-        server.wait_event("reloading")
-        began = time.monotonic()
-        assert server.stop(number) == 0
-        assert time.monotonic() - began < 5
-        _, said = order.communicate(timeout=PATIENCE)
-        assert (order.returncode, "the server is being stopped" in said) == (1, True)
+        with reloading(folder) as order:
+            server.wait_event("reloading")
+            began = time.monotonic()
+            assert server.stop(number) == 0
+            assert time.monotonic() - began < 5
+            _, said = order.communicate(timeout=PATIENCE)
+            assert (order.returncode, "the server is being stopped" in said) == (1, True)
 
 
 def test_a_reload_during_the_boot_waits(folder: Path) -> None:
@@ -494,12 +490,12 @@ def test_a_reload_during_the_boot_waits(folder: Path) -> None:
     try:
         server.wait_event("starting")
         wait_until((folder / "c.sock").exists)
-        order = begin_reload(folder)
-        server.wait_event("reload_ordered")
-        assert order.poll() is None
-        (folder / "hold").unlink()
-        assert order.communicate(timeout=PATIENCE)[1] == ""
-        assert order.returncode == 0
+        with reloading(folder) as order:
+            server.wait_event("reload_ordered")
+            assert order.poll() is None
+            (folder / "hold").unlink()
+            assert order.communicate(timeout=PATIENCE)[1] == ""
+            assert order.returncode == 0
         assert [
             event["event"] for event in server.events if event["event"] in ("serving", "reloading", "reloaded")
         ] == [
@@ -521,14 +517,15 @@ def test_orders_that_come_during_a_reload_share_the_next(folder: Path) -> None:
     with serving(folder, "--workers", "1") as server:
         (folder / "hold").touch()
         write_app(folder, "two", before=hold)
-        orders = [begin_reload(folder)]
-        server.wait_event("reloading")
-        orders += [begin_reload(folder) for _ in range(3)]
-        server.wait_event("reload_ordered", count=4)
-        write_app(folder, "three")
-        (folder / "hold").unlink()
-        assert [order.communicate(timeout=PATIENCE)[1] for order in orders] == [""] * 4
-        assert [order.returncode for order in orders] == [0] * 4
+        with ExitStack() as stack:
+            orders = [stack.enter_context(reloading(folder))]
+            server.wait_event("reloading")
+            orders += [stack.enter_context(reloading(folder)) for _ in range(3)]
+            server.wait_event("reload_ordered", count=4)
+            write_app(folder, "three")
+            (folder / "hold").unlink()
+            assert [order.communicate(timeout=PATIENCE)[1] for order in orders] == [""] * 4
+            assert [order.returncode for order in orders] == [0] * 4
         assert (len(server.find("reloaded")), answer_of(server)) == (2, "three")
 
 

@@ -71,13 +71,14 @@ class Tap:
         return self.wait()
 
     def wait(self) -> int:
-        status = self.process.wait(PATIENCE)
-        for reader in self._readers:
-            reader.join(PATIENCE)
-        for pipe in (self.process.stdout, self.process.stderr):
-            assert pipe is not None
-            pipe.close()
-        return status
+        """Its exit status, when it has ended by itself and all that it said was read."""
+        with self.process:
+            try:
+                return self.process.wait(PATIENCE)
+            finally:
+                self.process.kill()
+                for reader in self._readers:
+                    reader.join(PATIENCE)
 
     def told(self) -> list[dict[str, Any]]:
         """The messages so far, with --json."""

@@ -19,7 +19,7 @@ from harness.clients import (
 from harness.crowd import Crowd
 from harness.load import Load, Sample
 from harness.nginx import Nginx
-from harness.ordering import control
+from harness.ordering import control, ordering
 from harness.processes import (
     PACKAGE_ROOT,
     PATIENCE,
@@ -30,6 +30,7 @@ from harness.processes import (
     environment,
     memory,
     run,
+    started,
     wait_until,
 )
 from harness.server import Event, Server
@@ -57,7 +58,9 @@ __all__ = [
     "fetch",
     "memory",
     "open_response",
+    "ordering",
     "read_response",
     "run",
+    "started",
     "wait_until",
 ]

@@ -6,8 +6,8 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ __all__ = [
     "listens",
     "memory",
     "run",
+    "started",
     "wait_until",
 ]
 
@@ -118,3 +119,16 @@ def run(
         check=False,
         **options,
     )
+
+
+@contextmanager
+def started(
+    *command: str, folder: Path, env: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """As `run`, for as long as the block lasts: neither the process nor its pipes are left, whatever happens there."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=environment(env or {}), **{**pipes, **options}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -11,14 +11,13 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import PATIENCE, alive, environment, wait_until
+from harness import PATIENCE, alive, started, wait_until
 
 PRELUDE = """
 import fcntl, json, os, select, signal, socket, sys, time
@@ -42,30 +41,12 @@ def begin(keep=()):
 """
 
 
-def surroundings(**extra: str) -> dict[str, str]:
-    """Warnings are errors, but for what a short script leaves open at its end."""
-    return environment({"PYTHONWARNINGS": "error,ignore::ResourceWarning", **extra})
-
-
-@contextmanager
-def started(folder: Path, body: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A launcher, which outlives the block in no case, and neither do its pipes."""
-    with subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + body, str(folder / "facts")],
-        **{
-            "env": surroundings(),
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            "text": True,
-            "cwd": folder,
-            "start_new_session": True,
-            **options,
-        },
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def launching(folder: Path, body: str, **options: Any) -> AbstractContextManager[subprocess.Popen[str]]:
+    """A launcher; whatever happens in the block, it ends with it."""
+    # Warnings are errors, but for what a short script leaves open at its end.
+    env = {"PYTHONWARNINGS": "error,ignore::ResourceWarning", **options.pop("env", {})}
+    command = [sys.executable, "-c", PRELUDE + body, str(folder / "facts")]
+    return started(*command, folder=folder, env=env, start_new_session=True, **options)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -76,13 +57,13 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def launch(folder: Path, body: str, **options: Any) -> tuple[int, str]:
     """A launcher from its beginning to its end."""
-    with started(folder, body, **options) as process:
+    with launching(folder, body, **options) as process:
         return finish(process)
 
 
 def printed(folder: Path, body: str) -> tuple[str, str]:
     """What such a process prints."""
-    with started(folder, body) as process:
+    with launching(folder, body) as process:
         return process.communicate(timeout=PATIENCE)
 
 
@@ -104,7 +85,7 @@ link.serving()
 facts["heard"] = wait(link).name
 note(**facts)
 """
-    with started(folder, body, umask=0o027, env=surroundings(OF_THE_OPERATOR="kept")) as process:
+    with launching(folder, body, umask=0o027, env={"OF_THE_OPERATOR": "kept"}) as process:
         assert finish(process) == (0, "")
     found = facts(folder)
     assert found["pid"] not in (found["session"], process.pid)
@@ -220,7 +201,7 @@ except PreforkError as error:
     sys.exit(error.exit_status)
 link.failed({error})
 """
-    found, text = launch(folder, body, env=surroundings(PYTHONIOENCODING="utf-8"))
+    found, text = launch(folder, body, env={"PYTHONIOENCODING": "utf-8"})
     assert found == status
     assert [part for part in said if part not in text] == []
 
@@ -276,7 +257,7 @@ note(heard=heard.name)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 130)])
 def test_a_launcher_that_leaves_early_is_missed(folder: Path, number: int, status: int) -> None:
     """Killed or interrupted while it waits: the daemon learns that nobody knows of it."""
-    with started(folder, WAITS) as process:
+    with launching(folder, WAITS) as process:
         wait_until((folder / "daemon").exists)
         process.send_signal(number)
         assert finish(process) == (status, "")
@@ -289,7 +270,7 @@ LINGERS = WAITS.replace("note(", "time.sleep(0.2); note(")
 
 def test_an_interrupted_launcher_waits_for_the_end(folder: Path) -> None:
     """When the prompt is back, nothing runs any more."""
-    with started(folder, LINGERS) as process:
+    with launching(folder, LINGERS) as process:
         wait_until((folder / "daemon").exists)
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
@@ -342,7 +323,7 @@ def recv(line, size):
 )
 def test_an_interrupt_is_obeyed_at_every_moment(folder: Path, moment: str) -> None:
     """Also where the interpreter drops what it raises, or does not look for it: within a fork, and before a wait."""
-    with started(folder, f"{INTERRUPTS}{moment}\n{LINGERS}") as process:
+    with launching(folder, f"{INTERRUPTS}{moment}\n{LINGERS}") as process:
         assert process.wait(PATIENCE) == 130
         assert facts(folder, timeout=0.0) == {"heard": "GONE"}
         assert finish(process) == (130, "")
@@ -417,7 +398,7 @@ def test_a_person_sees_the_banner(folder: Path) -> None:
     """On a terminal the launcher shows the lines it was sent; elsewhere it is silent."""
     above, below = pty.openpty()
     body = "link = begin()\nlink.serving('one', 'two')\nwait(link)\n"
-    with started(folder, body, stderr=below) as process:
+    with launching(folder, body, stderr=below) as process:
         os.close(below)
         assert process.wait(PATIENCE) == 0
     assert os.read(above, 100) == b"one\r\ntwo\r\n"

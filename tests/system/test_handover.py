@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -14,7 +13,7 @@ from typing import IO
 import pytest
 
 from apart import living
-from harness.processes import environment
+from harness.processes import started
 from prefork.errors import ConfigurationError
 from prefork.system.address import parse_address
 from prefork.system.handover import adopt, find, follow, left_over, passed_by, same_socket
@@ -104,14 +103,10 @@ def test_supervisors_socket_on_standard_input(giver: socket.socket) -> None:
         "print(os.readlink('/proc/self/fd/0'), repr(os.read(0, 1)), listener.getsockname(), flush=True)\n"
         "listener.accept()\n"
     )
-    server = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=giver.fileno(),
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment({}),
-    )
-    with socket.socket(socket.AF_UNIX) as client:
+    with (
+        started(sys.executable, "-c", script, folder=Path("/"), stdin=giver.fileno(), stderr=None) as server,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
         client.connect(giver.getsockname())
         output, _ = server.communicate()
     assert server.returncode == 0

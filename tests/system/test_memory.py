@@ -24,8 +24,7 @@ def test_what_is_written_weighs() -> None:
 
 def test_who_has_ended_weighs_nothing() -> None:
     """Nor does a zombie, nor nobody."""
-    process = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert private_memory(process.pid) == 0
-    process.wait()
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert private_memory(process.pid) == 0
     assert (private_memory(process.pid), private_memory(-1)) == (0, 0)
