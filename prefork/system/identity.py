@@ -163,7 +163,7 @@ def check_readable(identity: Identity | None, path: str, what: str, *, read_only
     verb, bits = _lacking(refusal, person, wanted)
     raise PermissionProblem(
         f"{what} {path} is out of reach for user {name}: it may not {verb} {refusal.path} ({_looks(refusal)}). "
-        f"Mend: put {what} where {name} can read it, as below /srv{by_mode(refusal, person, bits)}"
+        f"Mend: put {what} where user {name} can read it, as below /srv{by_mode(refusal, person, bits)}"
     )
 
 

@@ -197,7 +197,7 @@ def test_the_first_component_that_refuses_is_named(folder: Path) -> None:
     message = problem(program, "the interpreter")
     assert message.startswith(f"the interpreter {program} is out of reach for user {NO_ENTRY}: it may not enter")
     assert f"{folder}/home (mode 0700, {user_name(os.geteuid())}:" in message
-    mend = f"Mend: put the interpreter where {NO_ENTRY} can read it, as below /srv, or chmod o+x {folder}/home"
+    mend = f"Mend: put the interpreter where user {NO_ENTRY} can read it, as below /srv, or chmod o+x {folder}/home"
     assert message.endswith(mend)
 
 
@@ -210,7 +210,7 @@ def test_homes_and_the_systems_directories_are_not_opened(path: str, monkeypatch
     monkeypatch.setattr(identity, "first_refusal", lambda _path, _person, _wanted: Step(path, shut))
     with pytest.raises(PermissionProblem) as raised:
         check_readable(STRANGER, f"{path}/app", "the application's directory")
-    assert str(raised.value).endswith(f"directory where {NO_ENTRY} can read it, as below /srv")
+    assert str(raised.value).endswith(f"directory where user {NO_ENTRY} can read it, as below /srv")
 
 
 def test_the_way_through_links_counts(folder: Path) -> None:
