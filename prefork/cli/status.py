@@ -58,6 +58,8 @@ def _pool(pool: Mapping[str, Any]) -> Iterator[str]:
 def spell_saturation(pool: Mapping[str, Any]) -> str:
     """Since when every worker of a pool is busy while connections wait, by the clock on the wall."""
     since = datetime.fromtimestamp(pool["saturated since"])  # noqa: DTZ006
+    if pool["idle processes"]:  # an episode is over when nobody has waited for a second
+        return f"since {since:%H:%M:%S}, until a moment ago; preforkctl saturation shows where they stood"
     return f"since {since:%H:%M:%S}: nobody is idle; preforkctl stacks shows where they stand"
 
 

@@ -76,7 +76,9 @@ def test_a_pool_that_is_saturated_says_since_when() -> None:
     """By the clock on the wall, and who knows more; a pool that is not says nothing of it."""
     since = datetime(2026, 11, 20, 12, 0, 1).timestamp()  # noqa: DTZ001
     line = "  saturated since 12:00:01: nobody is idle; preforkctl stacks shows where they stand\n"
-    assert line in as_text(answer(**{"saturated since": int(since)}))
+    assert line in as_text(answer(**{"saturated since": int(since), "idle processes": 0}))
+    over = "  saturated since 12:00:01, until a moment ago; preforkctl saturation shows where they stood\n"
+    assert over in as_text(answer(**{"saturated since": int(since), "idle processes": 1}))
     assert "saturated" not in as_text(answer(**{"saturated since": None}))
 
 

@@ -213,7 +213,12 @@ def test_the_live_page_in_a_browser(folder: Path) -> None:
                 "<b>" not in page.partition("<main>")[2].partition("Running longest now")[2].partition("</section>")[0]
             )
             assert 'class="limit"' in page
-            assert "faulty.py:" in page.partition("Saturation:")[2].partition("</section>")[0]  # the culprit
+            saturation = page.partition('<section id="saturation"')[2].partition("</section>")[0]
+            assert saturation.startswith(' class="lasts"')
+            assert "faulty.py:" in saturation  # the culprit
+            assert page.index('id="saturation"') < page.index(
+                'id="grid"'
+            )  # at a glance, however many workers there are
             end(server)
 
 
