@@ -12,13 +12,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
-from prefork.errors import ApplicationError, PreforkError
+from prefork.errors import ApplicationError, ConfigurationError, PreforkError
 
 __all__ = ["INTERRUPTED", "Failure", "finish", "printable", "say"]
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell reports it
 _OUTPUT_GONE: Final = 1
 _SCREEN: Final = 20  # lines of a traceback beyond which the reason stands before it, too
+_NEEDED: Final = ("daemon", "httptools", "setproctitle", "structlog")  # what is installed with prefork
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
@@ -40,7 +41,7 @@ def finish(name: str, command: Callable[[], int]) -> int:
     try:
         return _written_out(command)
     except PreforkError as problem:
-        if isinstance(problem, ApplicationError | Failure) and problem.traceback:
+        if isinstance(problem, (ApplicationError, Failure)) and problem.traceback:
             if problem.traceback.count("\n") > _SCREEN:
                 say(f"{name}: {problem}")
             say(problem.traceback.rstrip("\n"))
@@ -48,6 +49,14 @@ def finish(name: str, command: Callable[[], int]) -> int:
         return problem.exit_status
     except KeyboardInterrupt:
         return INTERRUPTED
+    except ModuleNotFoundError as problem:
+        if problem.name not in _NEEDED:
+            return _bug(name)
+        say(
+            f"{name}: {sys.executable} has no {problem.name}, which prefork needs: install prefork for it "
+            "(python -m pip install), or start the one in the bin directory of its virtual environment"
+        )
+        return ConfigurationError.exit_status
     except BrokenPipeError:  # whoever reads our output has seen enough
         _give_up_stdout()
         return _OUTPUT_GONE

@@ -16,10 +16,11 @@ from prefork.errors import ApplicationError, ConfigurationError
 if TYPE_CHECKING:
     from prefork.config.model import Config
 
-__all__ = ["check_system", "main"]
+__all__ = ["check_python", "check_system", "main"]
 
 _NAME: Final = "prefork-serve"
 _OLDEST_KERNEL: Final = (5, 10)
+_OLDEST_PYTHON: Final = (3, 11)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(argv: Sequence[str]) -> int:
+    check_python(sys.implementation.name, sys.version_info[:3])
     system = os.uname()
     check_system(system.sysname, system.release)
     from prefork.config.arguments import Task, parse
@@ -67,6 +69,15 @@ def _check(config: Config) -> int:
             say(verdict.problem.traceback.rstrip("\n"))
         say(f"{_NAME}: {verdict.subject}: {verdict.problem}")
     return status
+
+
+def check_python(name: str, version: Sequence[int]) -> None:
+    """Raise `ConfigurationError` unless this is the interpreter for which everything here is written."""
+    if name != "cpython" or tuple(version[:2]) < _OLDEST_PYTHON:
+        raise ConfigurationError(
+            f"expected CPython {'.'.join(map(str, _OLDEST_PYTHON))} or later, found {name} "
+            f"{'.'.join(map(str, version))}: {sys.executable}; start prefork with another interpreter"
+        )
 
 
 def check_system(name: str, release: str) -> None:

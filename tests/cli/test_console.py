@@ -54,6 +54,13 @@ def test_foreseen(kind: type[PreforkError], status: int, capsys: pytest.CaptureF
     assert capsys.readouterr() == ("", "name: expected a, found b\n")
 
 
+@pytest.mark.parametrize(("missing", "status"), [("structlog", 78), ("prefork.cli.nothing", 70), (None, 70)])
+def test_what_is_not_installed(missing: str | None, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dependency that is not there is the installation's fault, and told so; any other module is ours."""
+    assert finish("name", raiser(ModuleNotFoundError("No module", name=missing))) == status
+    assert ("this is a bug" in capsys.readouterr().err) is (status == 70)
+
+
 def test_application_error(capsys: pytest.CaptureFixture[str]) -> None:
     """The application's own traceback comes before the message."""
     assert finish("name", raiser(ApplicationError("cannot import", "Traceback …\nOops\n"))) == 78

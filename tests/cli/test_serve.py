@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import Server, environment, run
-from prefork.cli.serve import check_system, main
+from prefork.cli.serve import check_python, check_system, main
 from prefork.errors import ConfigurationError
 
 
@@ -255,3 +255,30 @@ def test_other_system(name: str, release: str) -> None:
     """Anything else is refused by name."""
     with pytest.raises(ConfigurationError, match=f"expected Linux 5.10 or later, found {name} {release}: "):
         check_system(name, release)
+
+
+@pytest.mark.parametrize(("name", "version"), [("cpython", (3, 11, 0)), ("cpython", (3, 14, 1))])
+def test_python(name: str, version: tuple[int, int, int]) -> None:
+    """CPython from 3.11 on is what is needed."""
+    check_python(name, version)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "found"), [("cpython", (3, 10, 13), "cpython 3.10.13"), ("pypy", (3, 11, 1), "pypy 3.11.1")]
+)
+def test_other_python(name: str, version: tuple[int, int, int], found: str) -> None:
+    """Anything else is refused by name, and not by what it cannot import."""
+    with pytest.raises(ConfigurationError, match=f"expected CPython 3.11 or later, found {found}: "):
+        check_python(name, version)
+
+
+def test_an_interpreter_without_what_prefork_needs(folder: Path) -> None:
+    """A Python that has prefork but not its dependencies is told what is missing and what to do; no bug of ours."""
+    program = (
+        "import sys; sys.modules['structlog'] = None\n"
+        "from prefork.cli.serve import main; sys.exit(main(['prefork.demo', '--socket', 'a']))"
+    )
+    done = run(sys.executable, "-c", program, folder=folder)
+    assert done.returncode == 78
+    assert "has no structlog, which prefork needs: " in done.stderr
+    assert "Traceback" not in done.stderr
