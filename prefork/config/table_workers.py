@@ -99,7 +99,7 @@ PROCESSES: Final = (
         "processes",
         "N",
         number(0, 10**9),
-        "requests that a worker serves at most before another replaces it; 0: no end",
+        "requests after which a worker is replaced; it serves on until its successor is ready; 0: no end",
     ),
     Option(
         "max_requests_jitter",
@@ -114,7 +114,7 @@ PROCESSES: Final = (
         "processes",
         "SIZE",
         limit(size(least=1024**2)),
-        "private memory of a worker; one that has more between two requests is replaced",
+        "private memory of a worker; one that has grown beyond it is replaced between two requests",
         spell_size,
         unset="off",
     ),

@@ -237,7 +237,9 @@ class Pool:
 
     def weighs(self, slot: int, memory: int) -> None:
         """The worker's private memory was looked at, in bytes."""
-        self.workers[slot] = replace(self.workers[slot], memory=memory)
+        worker = self.workers[slot]
+        newborn = worker.newborn or (memory if worker.ready is not None else 0)
+        self.workers[slot] = replace(worker, memory=memory, newborn=newborn)
 
     def stopped(self, slot: int, since: float | None) -> None:
         """Somebody stopped the worker (SIGSTOP), at that time; None: it goes on."""

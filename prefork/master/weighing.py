@@ -1,6 +1,6 @@
-"""How much memory each worker has for itself, looked at once a second where ``max_memory`` bounds it.
+"""How much memory each worker has for itself, where ``max_memory`` bounds it.
 
-In pools of many hundred it is every few seconds.
+It is looked at when the worker is ready, and once a second; in pools of many hundred every few seconds.
 """
 
 from __future__ import annotations
@@ -29,13 +29,17 @@ class Weighing:
 
     def beat(self, now: float) -> None:
         """Once a round of the loop."""
+        pools = [hands.pool for hands in self._master.pools if hands.pool.rules.max_memory is not None]
+        for pool in pools:
+            newborn = [worker for worker in pool.workers.values() if worker.ready is not None and not worker.newborn]
+            for worker in newborn[:_AT_ONCE]:
+                pool.weighs(worker.slot, private_memory(worker.pid))
         if now < self._look_at:
             return
         self._look_at = now + _BEAT
         self._turn += 1
-        for hands in self._master.pools:
-            if hands.pool.rules.max_memory is not None:
-                self._weigh(hands.pool)
+        for pool in pools:
+            self._weigh(pool)
 
     def _weigh(self, pool: Pool) -> None:
         workers = [worker for worker in pool.workers.values() if worker.pid]

@@ -187,6 +187,7 @@ class Worker:
     listener: int = 0  # the number of the listener it was given; 0: none yet
     spent: str = ""  # why it asks to be replaced (max_requests), in its own words
     memory: int = 0  # private bytes, when last looked at; 0: unknown
+    newborn: int = 0  # the same, before it served anybody
     stopped: float | None = None  # since when it is stopped (SIGSTOP)
     luck: float = 0.0  # 0 to 1, drawn at its fork: spreads what would come at once
     retired: float | None = None  # when it was asked to leave

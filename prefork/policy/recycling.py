@@ -15,7 +15,7 @@ GRACE_FOR_STOPPED: Final = 1.0
 """Seconds that a worker may be stopped (SIGSTOP) before another takes its place."""
 
 GRACE_FOR_MEMORY: Final = 10.0
-"""Seconds of life before memory counts: where a new worker is too large already, replacing it at once helps nobody."""
+"""Seconds of life of a worker that was too large from the start: replacing it at once helps nobody."""
 
 
 def due(worker: Worker, rules: Rules, now: float) -> str:
@@ -25,8 +25,10 @@ def due(worker: Worker, rules: Rules, now: float) -> str:
     if worker.spent:
         return worker.spent
     age = now - (worker.forked if worker.ready is None else worker.ready)
-    if rules.max_memory is not None and worker.memory > rules.max_memory and age >= GRACE_FOR_MEMORY:
-        return f"max_memory ({rules.max_memory} bytes): {worker.memory}"
+    if rules.max_memory is not None and worker.memory > rules.max_memory:
+        grown = 0 < worker.newborn <= rules.max_memory
+        if grown or age >= GRACE_FOR_MEMORY:
+            return f"max_memory ({rules.max_memory} bytes): {worker.memory}"
     if rules.max_lifetime is not None and age >= rules.max_lifetime * (1.0 - LIFETIME_SPREAD * worker.luck):
         return f"max_worker_lifetime ({rules.max_lifetime:g} s)"
     return ""

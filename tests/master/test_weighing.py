@@ -48,6 +48,34 @@ def test_all_have_their_turn(workers: int, seconds: int, monkeypatch: pytest.Mon
     assert {worker.memory for worker in pools[1].workers.values()} == {0}
 
 
+def test_who_is_ready_is_weighed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it serves anybody, so that what it grows by later is known; once, and two hundred in a round.
+
+    What it weighed while it loaded the application says nothing.
+    """
+    asked: list[int] = []
+
+    def weigh(pid: int) -> int:
+        asked.append(pid)
+        return 7
+
+    monkeypatch.setattr(weighing, "private_memory", weigh)
+    pool = pool_of(302)
+    scale = Weighing(cast(Master, SimpleNamespace(pools=[SimpleNamespace(pool=pool)])))
+    scale.beat(1.0)
+    pool.weighs(5, 3)
+    del asked[:]
+    for slot in range(1, 302):
+        pool.ready(slot, 1.0)
+    counts = []
+    for _ in range(3):
+        scale.beat(1.5)
+        counts.append(len(asked))
+    assert counts == [200, 301, 301]
+    pool.weighs(5, 8)
+    assert (pool.workers[5].newborn, pool.workers[5].memory) == (7, 8)
+
+
 def test_a_real_process_weighs_something() -> None:
     """Megabytes for a Python; nothing for one that is gone."""
     pool: Any = pool_of(2)
