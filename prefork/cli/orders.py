@@ -20,6 +20,7 @@ from typing import Any, Final
 from prefork.cli.console import Failure, printable
 from prefork.system.address import AddressKind, parse_address
 from prefork.system.control import Order, Scale, Wish, connect, encode_order, peer_of
+from prefork.system.identity import user_name
 from prefork.system.ownership import holder_of, read_notes
 from prefork.system.paths import absolute
 from prefork.system.runtime import find_doors
@@ -220,7 +221,7 @@ def _understand(door: Door, data: bytes) -> dict[str, Any]:
     if not data:
         raise Failure(
             f"{door.path}: the server closed the connection without an answer: it has ended, has too much to do, or "
-            f"does not take orders from {os.geteuid()}"
+            f"does not take orders from the user {user_name(os.geteuid())}"
         )
     try:
         answer = json.loads(data)

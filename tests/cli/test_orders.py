@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -98,7 +99,11 @@ def test_an_answer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("pieces", "message"),
     [
-        ([], "the server closed the connection without an answer"),
+        (
+            [],
+            "the server closed the connection without an answer: it has ended, has too much to do, or does not take "
+            f"orders from the user {pwd.getpwuid(os.geteuid()).pw_name}",
+        ),
         ([b'{"ok": tr'], "the answer is broken"),
         ([b"\xff"], "the answer is broken"),
         ([b"[]"], "the answer is broken"),
