@@ -51,8 +51,8 @@ The server is the one that serves --socket (else PREFORK_SOCKET, else
 SOCK_PATH), or whose control socket is --control; when nothing is named, the
 only one that runs and takes orders from you."""
 _NOTES: Final = """\
-ping, status, stacks, slow, saturation, scale, tap and explain print JSON with
---json. preforkctl COMMAND --help tells more.
+ping, status, stacks, slow, saturation, reload, scale, tap and explain print
+JSON with --json. preforkctl COMMAND --help tells more.
 
 exit status:
   0 it is so, or done; 1 not, with the reason on standard error; 64 the command
@@ -153,7 +153,7 @@ def _reload(words: argparse.Namespace) -> int:
     patience = None if words.timeout is None else _seconds(words.timeout)
     answer = give(door, "reload", patience=patience, late="the reload goes on, and the log will say what came of it")
     pools = ", ".join(f"{name} is generation {number}" for name, number in answer["generations"].items())
-    print(printable(f"reloaded in {answer['seconds']:.1f} s: {pools}"), flush=True)
+    _print(answer, words.json, lambda: printable(f"reloaded in {answer['seconds']:.1f} s: {pools}"))
     return 0
 
 
@@ -317,6 +317,7 @@ def _describe_orders(add: Callable[..., argparse.ArgumentParser]) -> None:
         "sent from then on is answered by the code before, 1 with the reason when nothing was changed",
     )
     reload.add_argument("--timeout", metavar="TIME", help="how long to wait for that (as long as it takes)")
+    reload.add_argument("--json", action="store_true", help="print the pools' generations and the seconds as JSON")
     scale = add(
         "scale", _scale, "change how many workers a pool has, until the next reload; exit 0 when they are there"
     )

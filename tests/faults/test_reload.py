@@ -64,9 +64,9 @@ def serving(folder: Path, *options: str, **more: Any) -> Server:
     return Server("app", "--control-socket", str(folder / "c.sock"), *options, folder=folder, env=env, **more)
 
 
-def reload(folder: Path, *, status: int = 0) -> subprocess.CompletedProcess[str]:
+def reload(folder: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     """`preforkctl reload`, to its end."""
-    return control(folder, "--control", str(folder / "c.sock"), "reload", status=status)
+    return control(folder, "--control", str(folder / "c.sock"), "reload", *words, status=status)
 
 
 def reloading(folder: Path) -> AbstractContextManager[subprocess.Popen[str]]:
@@ -104,6 +104,8 @@ def test_new_code_answers_when_the_order_returns(folder: Path) -> None:
         assert [answer_of(server) for _ in range(9)] == ["three"] * 9
         assert event["generations"] == {"www": 3}
         assert server.find("reload_ordered")[1]["cause"] == "SIGHUP"
+        answer = json.loads(reload(folder, "--json").stdout)
+        assert (answer["generations"], answer["seconds"] > 0.0) == ({"www": 4}, True)
 
 
 def test_a_long_request_is_finished_by_the_code_that_began_it(folder: Path) -> None:
