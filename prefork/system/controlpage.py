@@ -17,10 +17,26 @@ import os
 import struct
 from typing import Final
 
-__all__ = ["CONTROL_HEADER", "ControlPage", "control_size", "rows", "sealed_memory"]
+__all__ = [
+    "CONTROL_HEADER",
+    "DOORBELL",
+    "LOG_EPOCH",
+    "TAP",
+    "WAITING",
+    "ControlPage",
+    "control_size",
+    "rows",
+    "sealed_memory",
+]
 
 CONTROL_HEADER: Final = 64
 """Bytes before the retire bytes."""
+
+# Where the bytes for all workers stand.
+DOORBELL: Final = 0
+LOG_EPOCH: Final = 1
+WAITING: Final = 2
+TAP: Final = 3
 
 # Linux uapi/linux/fcntl.h; Python names only the first four, and only since 3.8.
 _F_SEAL_SEAL: Final = 1
@@ -65,19 +81,19 @@ class ControlPage:
 
     def arm_doorbell(self, armed: bool) -> None:
         """Ask the worker that takes the last idle slot to ring. Arm first, then look: a hint, not a promise."""
-        self._page[0] = armed
+        self._page[DOORBELL] = armed
 
     def renew_logs(self) -> None:
         """Tell all workers that logs were opened anew, after the descriptors were sent to them."""
-        self._page[1] = (self._page[1] + 1) % 256
+        self._page[LOG_EPOCH] = (self._page[LOG_EPOCH] + 1) % 256
 
     def wait(self, waiting: bool) -> None:
         """Tell all workers whether connections wait in the listen queue."""
-        self._page[2] = waiting
+        self._page[WAITING] = waiting
 
     def tap(self, flags: int) -> None:
         """Tell all workers whether somebody looks at their traffic, and how (`prefork.system.tap`); 0: nobody."""
-        self._page[3] = flags
+        self._page[TAP] = flags
 
     def retire(self, slot: int, retire: bool) -> None:
         """Tell the worker in a slot to leave before its next accept(2), or clear that for the next worker."""

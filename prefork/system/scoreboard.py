@@ -23,7 +23,15 @@ import sys
 from bisect import bisect_left
 from typing import Final
 
-from prefork.system.controlpage import CONTROL_HEADER, control_size, rows, sealed_memory
+from prefork.system.controlpage import (
+    CONTROL_HEADER,
+    DOORBELL,
+    TAP,
+    WAITING,
+    control_size,
+    rows,
+    sealed_memory,
+)
 from prefork.system.records import BELIEVABLE, BOUNDS, LONGEST, Account, SlotRecord, Totals, counted, in_seconds
 
 __all__ = ["Scoreboard", "Slot", "slots_for"]
@@ -39,10 +47,8 @@ _MINIMUM_SLOTS: Final = 64
 # byte by byte; a counter that drops to 0 for a moment looks like a restart to whoever collects it.
 _SEQUENCE: Final = struct.Struct("@Q")
 _LOWEST_BYTE: Final = 0 if sys.byteorder == "little" else 7
-_REQUESTS_AT: Final = 8
 _BEGUN: Final = struct.Struct("@d8xdqIHH16s440s")  # what is written when a request begins; nothing is extended yet
 _BEGUN_AT: Final = 16
-_EXTENSION_AT: Final = 24
 _WHOLE: Final = struct.Struct("@QQdddqIHH16s440s")
 _DEADLINE: Final = struct.Struct("@QQdd")
 _METHOD_ROOM: Final = 16
@@ -58,12 +64,6 @@ _SHORTEST: Final = 0.001  # the first of the bounds, which most requests keep
 # The account: bytes of bodies received and sent, seconds of all requests and of the last one, seconds of all waiting,
 # the counts of both histograms.
 _ACCOUNT_AT: Final = 640
-_SENT_AT: Final = 648
-_RAN_AT: Final = 656
-_LAST_AT: Final = 664
-_WAITED_AT: Final = 672
-_RAN_COUNTS_AT: Final = 680
-_WAITED_COUNTS_AT: Final = 808
 _BUCKETS: Final = 16
 _ACCOUNT: Final = struct.Struct("@QQdd")
 _ENTIRE_ACCOUNT: Final = struct.Struct("@QQddd32Q")
@@ -71,14 +71,23 @@ _TOTALS: Final = struct.Struct("@8xQ496x16QQQd8xd32Q24x")  # of a whole record
 
 _NUMBER: Final = struct.Struct("@Q")
 
+# Where a record's numbers stand, counted in numbers.
+_SEQUENCE_WORD: Final = 0
+_REQUESTS_WORD: Final = 1
+_EXTENSION_WORD: Final = 3
+_COUNTERS_WORD: Final = _COUNTERS_AT // 8
+_RECEIVED_WORD: Final = _ACCOUNT_AT // 8
+_SENT_WORD: Final = _RECEIVED_WORD + 1
+_RAN_WORD: Final = _RECEIVED_WORD + 2
+_LAST_WORD: Final = _RECEIVED_WORD + 3
+_WAITED_WORD: Final = _RECEIVED_WORD + 4
+_RAN_COUNTS_WORD: Final = _RECEIVED_WORD + 5
+_WAITED_COUNTS_WORD: Final = _RAN_COUNTS_WORD + _BUCKETS
+
 
 def slots_for(max_children: int) -> int:
     """How many slots a pool gets: room for four generations, 64 at least, decided once."""
     return max(_MINIMUM_SLOTS, 4 * max_children)
-
-
-def _bucket(seconds: float) -> int:
-    return 0 if seconds <= _SHORTEST else bisect_left(BOUNDS, seconds)
 
 
 class Scoreboard:
@@ -192,7 +201,8 @@ class Scoreboard:
 class Slot:
     """A worker's own slot, and its view of the control page.
 
-    ``requests`` are those begun in this slot, by this worker and those before it.
+    ``requests`` are those begun in this slot, by this worker and those before it. ``control`` is the control page, for
+    whoever looks at a byte of it in every request; a fork replaces it.
 
     The only writer of that slot. Every method is a few stores into shared memory: no system call, except the
     eventfd write when the doorbell rings.
@@ -203,27 +213,27 @@ class Slot:
     ) -> None:
         self.number = number
         self._slots = slots
-        self._page = mmap.mmap(scoreboard, 0)
-        self._control = mmap.mmap(control, 0, prot=mmap.PROT_READ)
+        self.control = mmap.mmap(control, 0, prot=mmap.PROT_READ)
         self._doorbell = doorbell
         self._idle = idle
         self._idle_byte = bytes((idle,))
         self._generation = generation
-        self._offset = rows(slots) + number * _RECORD_SIZE
-        self._word = self._offset // 8
+        self._record_at = rows(slots) + number * _RECORD_SIZE
+        self._begun_at = self._record_at + _BEGUN_AT
+        self._lowest_at = self._record_at + _LOWEST_BYTE  # of the sequence
+        self._write_to(mmap.mmap(scoreboard, 0))
+        self._retire_at = CONTROL_HEADER + number
         self._dump_at = CONTROL_HEADER + rows(slots) + number
         self._timeout_at = CONTROL_HEADER + 2 * rows(slots) + number * _NUMBER.size
-        self._counts = memoryview(self._page).cast("Q")
-        self._sums = memoryview(self._page).cast("d")
-        sequence, requests = struct.unpack_from("@QQ", self._page, self._offset)
+        sequence, requests = self._counts[_SEQUENCE_WORD], self._counts[_REQUESTS_WORD]
         # Whatever the last one left: a count that cannot be true must not overflow its field in our hands.
         # The first record then ends in a carry, and writes all bytes of the sequence.
         self._sequence: int = (sequence % BELIEVABLE | 0xFF) - 1
         self.requests: int = requests if requests < BELIEVABLE else 0
         self._method = ""  # the last one, and as it is written
         self._method_bytes = b""
-        self._counters: list[int] = list(counted(_COUNTERS.unpack_from(self._page, self._offset + _COUNTERS_AT)))
-        received, sent, ran, _, waited, *counts = _ENTIRE_ACCOUNT.unpack_from(self._page, self._offset + _ACCOUNT_AT)
+        self._counters: list[int] = list(counted(_COUNTERS.unpack_from(self._page, self._record_at + _COUNTERS_AT)))
+        received, sent, ran, _, waited, *counts = _ENTIRE_ACCOUNT.unpack_from(self._page, self._record_at + _ACCOUNT_AT)
         self._received: int
         self._sent: int
         self._received, self._sent = counted((received, sent))
@@ -232,47 +242,54 @@ class Slot:
         self._ran: list[int] = list(counted(counts[:_BUCKETS]))
         self._waited: list[int] = list(counted(counts[_BUCKETS:]))
         self._clear_account()
-        self._extension = 0.0
+        self.extension = 0.0  # how much longer the request at hand may take, all together
+
+    def _write_to(self, page: mmap.mmap) -> None:
+        self._page = page
+        record = memoryview(page)[self._record_at : self._record_at + _RECORD_SIZE]
+        self._counts = record.cast("Q")
+        self._sums = record.cast("d")
 
     @property
     def retire(self) -> bool:
         """Whether the master wants this worker to leave before its next accept(2)."""
-        return self._control[CONTROL_HEADER + self.number] != 0
-
-    @property
-    def log_epoch(self) -> int:
-        """Changes whenever logs were opened anew."""
-        return self._control[1]
+        return self.control[self._retire_at] != 0
 
     @property
     def waiting(self) -> bool:
         """Whether connections wait in the listen queue."""
-        return self._control[2] != 0
+        return self.control[WAITING] != 0
 
     @property
     def tap(self) -> int:
         """How somebody looks at the traffic (`prefork.system.tap`); 0: nobody does."""
-        return self._control[3]
+        return self.control[TAP]
 
     @property
     def dump(self) -> int:
         """Changes whenever the master wants to see this worker's stack."""
-        return self._control[self._dump_at]
+        return self.control[self._dump_at]
 
     @property
     def timeout(self) -> int:
         """The number of the request that must stop; 0: none."""
-        number: int = _NUMBER.unpack_from(self._control, self._timeout_at)[0]
+        number: int = _NUMBER.unpack_from(self.control, self._timeout_at)[0]
         return number
 
     def enter(self, state: int) -> None:
         """Publish what this worker does now."""
         self._page[self.number] = state
 
+    def offer(self) -> bool:
+        """Publish that this worker waits for a connection; False if the master wants it to leave instead."""
+        # In this order: once the flag is set, who does not say that it waits takes no connection any more.
+        self._page[self.number] = self._idle
+        return self.control[self._retire_at] == 0
+
     def leave_idle(self, state: int) -> None:
         """Publish the end of idleness; rings the doorbell if nobody else is idle and the master armed it."""
         self._page[self.number] = state
-        if self._control[0] and self._page.find(self._idle_byte, 0, self._slots) < 0:
+        if self.control[DOORBELL] and self._page.find(self._idle_byte, 0, self._slots) < 0:
             try:
                 os.eventfd_write(self._doorbell, 1)
             except BlockingIOError:
@@ -284,26 +301,26 @@ class Slot:
         ``waited`` are the seconds that it had to wait for that, ``length`` the bytes of its body; negative if unknown.
         """
         self.requests += 1
-        self._extension = 0.0
+        self.extension = 0.0
         if method != self._method:
             self._method = method
             self._method_bytes = method.encode("latin-1", "replace")[:_METHOD_ROOM]
         method_bytes = self._method_bytes
-        uri_bytes = uri.encode("latin-1", "replace")
+        uri_bytes = uri.encode() if uri.isascii() else uri.encode("latin-1", "replace")
         if len(uri_bytes) > _URI_ROOM:
             uri_bytes = uri_bytes[:_URI_ROOM]
         page = self._page
-        at = self._offset
+        lowest = self._lowest_at
         last = self._sequence & 0xFF
         self._sequence += 2
         # Odd while the record changes, even again when it is whole: a reader that saw the same even number
         # before and after has not read a torn record. (x86 keeps the stores in order; elsewhere a torn record
         # is shown now and then, which is all that can come of it.) The lowest byte is enough but for a carry.
-        page[at + _LOWEST_BYTE] = last + 1
-        self._counts[self._word + _REQUESTS_AT // 8] = self.requests
+        page[lowest] = last + 1
+        self._counts[_REQUESTS_WORD] = self.requests
         _BEGUN.pack_into(
             page,
-            at + _BEGUN_AT,
+            self._begun_at,
             now,
             waited,
             length,
@@ -314,37 +331,31 @@ class Slot:
             uri_bytes,
         )
         if last < 0xFE:
-            page[at + _LOWEST_BYTE] = last + 2
+            page[lowest] = last + 2
         else:
-            self._counts[at // 8] = self._sequence
+            self._counts[_SEQUENCE_WORD] = self._sequence
         page[self.number] = state
 
     def extend(self, seconds: float) -> None:
         """Publish that the request at hand may take so much longer, on top of what it may already."""
-        self._extension += seconds
-        self._sums[(self._offset + _EXTENSION_AT) // 8] = self._extension
-
-    @property
-    def extension(self) -> float:
-        """How much longer the request at hand may take, all together."""
-        return self._extension
+        self.extension += seconds
+        self._sums[_EXTENSION_WORD] = self.extension
 
     def count(self, counter: int) -> None:
         """Count one more of something (`prefork.policy.model` names the counters)."""
         self._counters[counter] += 1
-        self._counts[(self._offset + _COUNTERS_AT) // 8 + counter] = self._counters[counter]
+        self._counts[_COUNTERS_WORD + counter] = self._counters[counter]
 
     def finish(self, seconds: float, received: int, sent: int) -> None:
         """Put a request that was run into the account: how long that took, and the bytes of its bodies."""
-        bucket = 0 if seconds <= _SHORTEST else _bucket(seconds)
+        bucket = 0 if seconds <= _SHORTEST else bisect_left(BOUNDS, seconds)
         count = self._ran[bucket] + 1
         self._ran[bucket] = count
-        word = self._word
-        self._counts[word + _RAN_COUNTS_AT // 8 + bucket] = count
+        self._counts[_RAN_COUNTS_WORD + bucket] = count
         self._ran_seconds += seconds
         sums = self._sums
-        sums[word + _RAN_AT // 8] = self._ran_seconds
-        sums[word + _LAST_AT // 8] = seconds
+        sums[_RAN_WORD] = self._ran_seconds
+        sums[_LAST_WORD] = seconds
         if received or sent:
             self.move(received, sent)
 
@@ -352,31 +363,30 @@ class Slot:
         """Put bytes of bodies into the account."""
         if received:
             self._received += received
-            self._counts[self._word + _ACCOUNT_AT // 8] = self._received
+            self._counts[_RECEIVED_WORD] = self._received
         if sent:
             self._sent += sent
-            self._counts[self._word + _SENT_AT // 8] = self._sent
+            self._counts[_SENT_WORD] = self._sent
 
     def wait(self, seconds: float) -> None:
         """Put into the account how long a request had waited for a worker, run or not; negative if that is unknown."""
         if seconds < 0.0:
             return
-        bucket = _bucket(seconds)
+        bucket = bisect_left(BOUNDS, seconds)
         count = self._waited[bucket] + 1
         self._waited[bucket] = count
-        self._counts[(self._offset + _WAITED_COUNTS_AT) // 8 + bucket] = count
+        self._counts[_WAITED_COUNTS_WORD + bucket] = count
         self._waited_seconds += seconds
-        self._sums[(self._offset + _WAITED_AT) // 8] = self._waited_seconds
+        self._sums[_WAITED_WORD] = self._waited_seconds
 
     def _clear_account(self) -> None:
         """Say what is believed of the account that was found; the last request was another worker's."""
-        at = (self._offset + _ACCOUNT_AT) // 8
         for index, number in enumerate((self._received, self._sent)):
-            self._counts[at + index] = number
+            self._counts[_RECEIVED_WORD + index] = number
         for index, seconds in enumerate((self._ran_seconds, 0.0, self._waited_seconds), 2):
-            self._sums[at + index] = seconds
+            self._sums[_RECEIVED_WORD + index] = seconds
         for index, count in enumerate((*self._ran, *self._waited), 5):
-            self._counts[at + index] = count
+            self._counts[_RECEIVED_WORD + index] = count
 
     def forget(self) -> None:
         """Unmap both pages and go on writing to a private one: in a child that the application forked."""
@@ -384,8 +394,6 @@ class Slot:
         self._counts.release()
         self._sums.release()
         self._page.close()
-        self._control.close()
-        self._page = mmap.mmap(-1, size)
-        self._counts = memoryview(self._page).cast("Q")
-        self._sums = memoryview(self._page).cast("d")
-        self._control = mmap.mmap(-1, control_size(self._slots))
+        self.control.close()
+        self._write_to(mmap.mmap(-1, size))
+        self.control = mmap.mmap(-1, control_size(self._slots))

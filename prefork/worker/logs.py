@@ -19,6 +19,7 @@ from prefork.log import watch_losses
 from prefork.policy.access_format import AccessFormat
 from prefork.system import channel as wire
 from prefork.system.channel import Kind, Order, Place
+from prefork.system.controlpage import LOG_EPOCH
 from prefork.system.logfile import LogFile
 from prefork.system.scoreboard import Slot
 from prefork.worker.accesslog import AccessLog
@@ -54,7 +55,10 @@ def take_logs(order: Order, logs: Mapping[Place, LogFile]) -> None:
 
 @final
 class WorkerLogs:
-    """What a worker writes to: the error log, and the access log if there is one."""
+    """What a worker writes to: the error log, and the access log if there is one.
+
+    ``seen`` is the log epoch of what was taken last.
+    """
 
     def __init__(self, logs: Mapping[Place, LogFile], channel: socket.socket, slot: Slot) -> None:
         self._logs = logs
@@ -62,7 +66,7 @@ class WorkerLogs:
         self._access = logs.get(Place.ACCESS_LOG)
         self._channel = channel
         self._slot = slot
-        self._seen = -1  # an epoch that never is: what came before the listener may still be unread
+        self.seen = -1  # an epoch that never is: what came before the listener may still be unread
         self._renewing = False
 
     def begin(self, logger: Any) -> None:
@@ -91,16 +95,16 @@ class WorkerLogs:
 
     def look(self) -> None:
         """Take what the master sent, if the epoch says that it did."""
-        if self._slot.log_epoch != self._seen and not self._renewing:
+        if self._slot.control[LOG_EPOCH] != self.seen and not self._renewing:
             self._renew()
 
     def _renew(self) -> None:
         # A signal handler looks as well: in between, it must not put an older file behind a newer one.
         self._renewing = True
         try:
-            while self._slot.log_epoch != self._seen:
+            while self._slot.control[LOG_EPOCH] != self.seen:
                 # First the number, then the messages: they are all sent before it changes.
-                self._seen = self._slot.log_epoch
+                self.seen = self._slot.control[LOG_EPOCH]
                 self._drain()
         finally:
             self._renewing = False
@@ -128,7 +132,6 @@ class WorkerLogs:
             if log.lost and log.on_recovery is not None:
                 log.on_recovery(log)
 
-    @property
     def troubled(self) -> bool:
         """Whether `may_stay` has anything to look at."""
         access = self._access

@@ -31,6 +31,7 @@ from prefork.errors import ApplicationError
 from prefork.policy.model import IDLE, READING, RETIRING, STARTING
 from prefork.system import channel
 from prefork.system.channel import Kind, Order, Place
+from prefork.system.controlpage import LOG_EPOCH
 from prefork.system.logfile import LogFile
 from prefork.system.processes import LOOK_SIGNAL, die_with_parent, leave_process
 from prefork.system.scoreboard import Slot
@@ -55,8 +56,6 @@ _SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 _SCARCITY_PAUSE: Final = 0.1
 # This process's own descriptors are used up, and nobody but the application can have done that: it will not get better.
 _MOST_EMFILE: Final = 10
-
-_NEVER: Final = 2**62  # requests: more than any slot counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,8 @@ class Worker:
         self._hooks = WorkerHooks(birth.slot, birth.generation, birth.pool)
         self._is_copy = False
         self._scarce = 0
-        self._spent_at = self.slot.requests + birth.requests if birth.requests else _NEVER
+        self._spends = birth.requests > 0
+        self._spent_at = self.slot.requests + birth.requests
         self.is_known = False  # the master was told that the slot is ours
 
     def run(self) -> int:
@@ -204,11 +204,14 @@ class Worker:
     def _accept(self, listener: socket.socket, exchange: Exchange) -> int:
         accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001 - the number is all that is needed
         slot = self.slot
-        while not exchange.leave:
-            self._logs.look()
-            slot.enter(IDLE)
-            # In this order: once the flag is set, who does not say that it waits takes no connection any more.
-            if slot.retire:
+        logs = self._logs
+        # Not "while not exchange.leave": an unconditional jump is where CPython 3.11 learns to run a loop fast.
+        while True:
+            if exchange.leave:
+                break
+            if slot.control[LOG_EPOCH] != logs.seen:
+                logs.look()
+            if not slot.offer():
                 break
             try:
                 descriptor, address = accept()
@@ -222,16 +225,16 @@ class Worker:
             if self._is_copy:
                 # The application forked, and its child came back out of the application as if it were the worker.
                 os._exit(0)
-            if self._logs.troubled and not self._logs.may_stay():
+            if logs.troubled() and not logs.may_stay():
                 self._logger.error("log_closed", message="a log is no longer ours; the worker leaves and is replaced")
                 break
-            if slot.requests >= self._spent_at:
+            if self._spends and slot.requests >= self._spent_at:
                 self._ask_for_successor()
         return 0
 
     def _ask_for_successor(self) -> None:
         """Tell the master, once, that this worker has begun as many requests as it should; it serves on until then."""
-        self._spent_at = _NEVER
+        self._spends = False
         with contextlib.suppress(OSError):  # the application closed the channel, or the master listens no longer
             channel.send(self._channel, Kind.SPENT)
 

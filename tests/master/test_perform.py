@@ -48,6 +48,7 @@ from prefork.policy.model import (
     ZygoteState,
 )
 from prefork.system.channel import Kind, Order, Place, receive_order
+from prefork.system.controlpage import LOG_EPOCH
 from prefork.system.logplaces import open_log
 from prefork.system.scoreboard import Slot
 
@@ -312,16 +313,16 @@ def test_renewed_logs_are_owed_until_everybody_has_them(tmp_path: Path) -> None:
 
         hands._tell = tell  # type: ignore[method-assign, assignment]
         hands.renew_logs()
-        epoch = slot_of(hands, 1).log_epoch
+        epoch = slot_of(hands, 1).control[LOG_EPOCH]
         hands.perform(Fork("www", 3, 1), NOW)
         busy.add(3)
         assert [hands.settle_logs() for _ in range(3)] == [False] * 3
         assert hands.log.names() == ["logs_not_handed_out"]
         assert hands.log.events[0][2]["slots"] == [1, 3]
-        assert slot_of(hands, 1).log_epoch == epoch
+        assert slot_of(hands, 1).control[LOG_EPOCH] == epoch
         busy.clear()
         assert [hands.settle_logs() for _ in range(2)] == [True, False]
-        assert slot_of(hands, 1).log_epoch == epoch + 1
+        assert slot_of(hands, 1).control[LOG_EPOCH] == epoch + 1
         kinds = []
         for end in (zygote, zygote, worker):
             order = receive_order(end, wait=False)

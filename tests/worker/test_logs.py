@@ -48,4 +48,4 @@ def test_what_did_not_arrive_is_not_passed_over(logs: dict[Place, LogFile], tmp_
         sent = tuple(open_anew(str(tmp_path / "new"), "error_log") for _ in range(count))
         take_logs(Order(Kind.LOGS, order, sent), logs)
         assert [log.stolen for log in logs.values()] == [count < 1, count < 2]
-        assert (worker.troubled, worker.may_stay()) == (count < 2, count == 2)
+        assert (worker.troubled(), worker.may_stay()) == (count < 2, count == 2)
