@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from html import escape
 from typing import Any, Final
 
@@ -114,7 +114,18 @@ def _moment(seconds: int) -> str:
 
 
 def _line(key: str, value: str) -> str:
-    return f"{_IN_TEXT.get(key, key) + ':':<21} {_one_line(value)}"  # php-fpm's column
+    return f"{_label(key)} {_one_line(value)}"
+
+
+@cache
+def _label(key: str) -> str:
+    return f"{_IN_TEXT.get(key, key) + ':':<21}"  # php-fpm's column
+
+
+@cache
+def _tags(key: str) -> tuple[str, str]:
+    name = key.replace(" ", "-")
+    return f"<{name}>", f"</{name}>"
 
 
 def _one_line(text: str) -> str:
@@ -144,16 +155,18 @@ def _xml_elements(status: _Status) -> Iterator[str]:
     for key, value in status.items():
         if key == _PROCESSES:
             continue
-        name = key.replace(" ", "-")
-        if isinstance(value, Mapping) and key not in _HISTOGRAMS:
+        begin, end = _tags(key)
+        if type(value) is int:
+            yield f"{begin}{value}{end}"
+        elif isinstance(value, Mapping) and key not in _HISTOGRAMS:
             inner = "".join(
                 f'<count name="{_escape(_one_line(str(cause)))}">{number}</count>' for cause, number in value.items()
             )
-            yield f"<{name}>{inner}</{name}>"
+            yield f"{begin}{inner}{end}"
         else:
             # XML 1.0 has no way at all to write most control characters.
             text = str(value) if key in _TIMES and value is not None else _spell(key, value)
-            yield f"<{name}>{_escape(_one_line(text))}</{name}>"
+            yield f"{begin}{_escape(_one_line(text))}{end}"
 
 
 def _html_pool(status: _Status, full: bool) -> str:
