@@ -100,7 +100,7 @@ def test_own_arguments(monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture) -
     text = said(capsysbinary)[0].decode()
     assert text.startswith("usage: preforkctl")
     assert "0 it is so, or done; 1 not" in text
-    with_json = re.search(r"^(ping,.*?) print JSON with", text, re.DOTALL | re.MULTILINE)
+    with_json = re.search(r"^(ping,.*?)\s+print\s+JSON with", text, re.DOTALL | re.MULTILINE)
     assert with_json is not None
     commands = re.findall(r"^    ([a-z-]+) ", text, re.MULTILINE)
     assert commands
