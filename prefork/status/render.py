@@ -98,7 +98,7 @@ def _spell(key: str, value: Any) -> str:
     if type(value) in _PLAIN and key not in _TIMES:  # nearly everything in a list of a thousand processes
         return str(value)
     if value is None:
-        return "-" if key in _TIMES or key.startswith(_MAY_BE_NONE) else "unknown"
+        return _nothing(key)
     if isinstance(value, Mapping):
         return summary(value)
     if key in _TIMES:
@@ -106,6 +106,11 @@ def _spell(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return "; ".join(map(str, value))
     return str(value)
+
+
+@cache
+def _nothing(key: str) -> str:
+    return "-" if key in _TIMES or key.startswith(_MAY_BE_NONE) else "unknown"
 
 
 @lru_cache(maxsize=1024)
@@ -180,10 +185,15 @@ def _html(text: str) -> str:
 
 
 def _html_processes(processes: Iterable[_Status]) -> str:
-    rows = [dict(_flat(process)) for process in processes]
+    rows = list(processes)
     names = list(dict.fromkeys(name for row in rows for name in row))
     head = "".join(f"<th>{_escape(name)}</th>" for name in names)
     body = "".join(
-        "<tr>" + "".join(f"<td>{_html(row.get(name, ''))}</td>" for name in names) + "</tr>\n" for row in rows
+        "<tr>" + "".join([_cell(name, row[name]) if name in row else "<td></td>" for name in names]) + "</tr>\n"
+        for row in rows
     )
     return f'<div class="w"><table>\n<tr>{head}</tr>\n{body}</table></div>\n'
+
+
+def _cell(name: str, value: Any) -> str:
+    return f"<td>{value if type(value) is int and name not in _TIMES else _html(_spell(name, value))}</td>"
