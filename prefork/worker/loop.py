@@ -35,6 +35,7 @@ from prefork.system.controlpage import LOG_EPOCH
 from prefork.system.logfile import LogFile
 from prefork.system.processes import LOOK_SIGNAL, die_with_parent, leave_process
 from prefork.system.scoreboard import Slot
+from prefork.system.signalstack import make_room
 from prefork.system.stacks import StackPage, watched_import
 from prefork.worker import application as loader
 from prefork.worker.canary import prove
@@ -141,6 +142,7 @@ class Worker:
         self._logs.begin(self._logger)
         signal.signal(LOOK_SIGNAL, self._look)
         self._stack.let_force()
+        make_room()
         os.register_at_fork(after_in_child=self._forget)
         channel.send(self._channel, Kind.HELLO)
         self.is_known = True

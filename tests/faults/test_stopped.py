@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import Crowd, Server, wait_until
+from prefork.system.processes import FORCE_SIGNAL, LOOK_SIGNAL
 
 
 def ask_hello(server: Server) -> str:
@@ -127,3 +128,19 @@ def test_ctrl_z_and_fg(folder: Path) -> None:
         wait_until(lambda: time.monotonic() > begun + 1.5)  # as long as it would take to do harm
         assert sorted(server.workers()) == sorted(workers)
         assert [event for event in server.events if event["event"].startswith(("worker_", "zygote_died"))] == []
+
+
+def test_signals_that_wait_for_a_stopped_worker(folder: Path) -> None:
+    """A terminal, a service manager and the master may all have spoken meanwhile: it hears them at once and lives."""
+    numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+    with Server("faulty", "--workers", "1", folder=folder) as server:
+        (worker,) = server.wait_workers(1)
+        assert ask_hello(server) == "hello"
+        os.kill(worker, signal.SIGSTOP)
+        wait_until(lambda: state(worker) == "T")
+        for number in [*numbers, LOOK_SIGNAL, FORCE_SIGNAL]:
+            os.kill(worker, number)
+        os.kill(worker, signal.SIGCONT)
+        assert ask_hello(server) == "hello"
+        assert server.stop() == 0
+        assert server.find("worker_died") == []
