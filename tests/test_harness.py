@@ -18,6 +18,7 @@ import pytest
 from harness import Nginx, alive, encode_request, fastcgi, memory
 from harness.clients import record
 from harness.processes import PATIENCE, listens
+from harness.server import _Log
 
 
 def _read_request(connection: socket.socket) -> bytes:
@@ -140,3 +141,19 @@ def test_who_listens(family: str, address: object) -> None:
             process.stdin.flush()
         process.wait(PATIENCE)
     assert not listens(process.pid)
+
+
+def test_what_was_written_is_seen() -> None:
+    """At once, however far the thread that reads has come; and the last line needs no end."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as stream, open(writing, "wb", buffering=0) as file:
+        log = _Log(stream)
+        for number in range(1000):
+            file.write(b"line %d\n" % number)
+            assert log.lines()[-1] == f"line {number}"
+        file.write(b"half a line")
+        assert len(log.lines()) == 1000
+        file.close()
+        assert log.lines()[1000:] == ["half a line"]
+        assert log.wait_end(PATIENCE)
+        log.close()

@@ -57,7 +57,8 @@ def test_reloads_under_load(folder: Path, pm: str, reloads: int) -> None:
     """Each changes the answer, under a mixed load through nginx with its connections kept."""
     release = folder / "release"
     release.write_text("0")
-    options = ("--pm", pm, "--max-children", str(WORKERS), "--reload-surge", str(SURGE))
+    # For every nginx that runs on this machine, of other tests, too: it would be warned of one that may not connect.
+    options = ("--pm", pm, "--max-children", str(WORKERS), "--reload-surge", str(SURGE), "--socket-mode", "0666")
     with (
         Server("mixed", *options, "--control-socket", "c.sock", folder=folder, env=UNMEASURED) as server,
         Nginx(server.address, folder=folder, keepalive=8) as nginx,

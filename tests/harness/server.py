@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -26,27 +28,44 @@ Event = dict[str, Any]
 
 
 class _Log:
-    """What a process writes to a pipe, line by line, with waiting for lines and for the end."""
+    """What a process writes to a pipe, line by line, with waiting for lines and for the end.
+
+    Who looks sees all that was written before: a test may have learned by another way what a line says, too.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
+        self._readable = select.poll()
+        self._readable.register(stream, select.POLLIN)
         self._changed = threading.Condition()
         self._lines: list[str] = []
+        self._unfinished = b""
         self._ended = False
         self._thread = threading.Thread(target=self._read, name="log reader", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        for line in self._stream:
+        readable = select.poll()  # one for each thread
+        readable.register(self._stream, select.POLLIN)
+        while not self._ended:
+            readable.poll()
             with self._changed:
-                self._lines.append(line.decode("utf-8", "replace").rstrip("\n"))
-                self._changed.notify_all()
-        with self._changed:
-            self._ended = True
+                self._take()
+
+    def _take(self) -> None:
+        """Take what is there, without waiting; for who has the lock."""
+        while not self._ended and self._readable.poll(0):
+            data = os.read(self._stream.fileno(), 65_536)
+            if not data:
+                self._ended = True
+                data = b"\n" if self._unfinished else b""
+            *lines, self._unfinished = (self._unfinished + data).split(b"\n")
+            self._lines += [line.decode("utf-8", "replace") for line in lines]
             self._changed.notify_all()
 
     def lines(self) -> list[str]:
         with self._changed:
+            self._take()
             return list(self._lines)
 
     def wait(self, fact: Callable[[list[str]], object], timeout: float) -> bool:
