@@ -43,8 +43,9 @@ HOT_MODULES = [
     ),
 ]
 
-# What the hot modules import is read for its types and not judged: a build environment has no structlog.
-CHECKED = ["--follow-imports=silent", "--ignore-missing-imports"]
+# What the hot modules import is read for its types and not judged: a build environment has no structlog. The checkout
+# may be somebody else's, and is nobody's place for a cache.
+CHECKED = ["--follow-imports=silent", "--ignore-missing-imports", f"--cache-dir={SCRATCH}/mypy"]
 
 # The phases of a build that make files. The others ask for metadata only, and compiling takes half a minute.
 BUILDING = {"bdist_wheel", "build", "build_ext", "editable_wheel", "install"}
@@ -138,9 +139,10 @@ class BuildExtensions(build_ext):
 
 
 os.chdir(HERE)
-# Built aside: from a build/ in the checkout setuptools would ship modules that are gone from the source.
+# Built aside: from a build/ in the checkout setuptools would ship modules that are gone from the source, and a checkout
+# that belongs to somebody else could not be installed from.
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
-options: dict[str, Any] = {"options": {"build": {"build_base": SCRATCH}}}
+options: dict[str, Any] = {"options": {"build": {"build_base": SCRATCH}, "egg_info": {"egg_base": SCRATCH}}}
 if wanted():
     # setuptools hands this on to pip (PEP 517, get_requires_for_build_wheel): mypy is fetched where there is a
     # compiler to feed, and nowhere else.

@@ -96,11 +96,16 @@ class Shell:
 @pytest.mark.timeout(400)
 @pytest.mark.tool("cc")
 def test_from_a_checkout(checkout: Path) -> None:
-    """The first block installs, compiled, and serves the demo; the second one sees it answer."""
+    """The first block installs, compiled, and serves the demo; the second one sees it answer.
+
+    The build leaves nothing in the checkout, which may belong to somebody else when it is named by its path.
+    """
     shell = Shell(checkout, checkout.parent)
+    before = set(os.listdir(checkout))
     with shell.serving(INSTALL, checkout / "demo.sock"):
         assert "It works" in shell.run(SEE)
     assert shell.run(f"cd / && {checkout}/.venv/bin/python -c '{LOADED}'").endswith(".so\n")
+    assert set(os.listdir(checkout)) - before <= {".venv", "demo.sock.lock", "output"}
 
 
 @pytest.mark.slow
