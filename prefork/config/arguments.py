@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -46,6 +47,10 @@ example:
   prefork-serve prefork.demo --socket ./demo.sock --workers 4
   prefork-serve --config /etc/prefork.toml --check
 """
+
+# How argparse puts it, before and since Python 3.12.
+_CHOICE: Final = re.compile(r"invalid choice: '(?P<found>[^']*)' \(choose from (?P<among>.*)\)")
+_CHOSEN: Final = re.compile(r"[\w-]+")
 
 _USAGE: Final = """\
 prefork-serve APP --socket ADDRESS [options]
@@ -100,6 +105,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what argparse found, without its jargon."""
         said = message.removeprefix("argument ").replace(": ignored explicit argument ", " takes no value, found ")
+        if choice := _CHOICE.search(said):
+            said = said.replace(" (choose", f"{near(choice['found'], _CHOSEN.findall(choice['among']))} (choose", 1)
         raise UsageError(f"{said}; see {self.prog} --help")
 
 

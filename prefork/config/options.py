@@ -96,6 +96,10 @@ ELSEWHERE: Final = {
 """What people write who come from php-fpm, gunicorn, uWSGI or nginx, and its name here; without dashes in front."""
 
 _RELOAD: Final = "this version does not watch files: `preforkctl reload` serves what was changed"
+_UPGRADE: Final = (
+    "this version does not replace its own master: a restart does, without a loss where systemd or Server::Starter "
+    "holds the socket"
+)
 _THREADS: Final = "a worker serves one request at a time, on purpose: more of them, by max_children, serve more"
 _TLS: Final = "encryption is the web server's"
 _TWO_PROTOCOLS: Final = "this version speaks FastCGI and HTTP"
@@ -120,6 +124,7 @@ NOT_HERE: Final = {
     "certfile": _TLS,
     "keyfile": _TLS,
     "static_map": "static files are the web server's",
+    "upgrade": _UPGRADE,
     "uwsgi_socket": _TWO_PROTOCOLS,
     "scgi_socket": _TWO_PROTOCOLS,
     "home": _VENV,

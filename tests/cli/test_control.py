@@ -49,7 +49,8 @@ def said(capsysbinary: Capture) -> tuple[bytes, str]:
     ("words", "message"),
     [
         ([], "the following arguments are required: COMMAND; see preforkctl --help"),
-        (["stat"], "COMMAND: invalid choice: 'stat'"),
+        (["stat"], "COMMAND: invalid choice: 'stat'; did you mean status? (choose from "),
+        (["upgrade"], "invalid choice: 'upgrade': this version does not replace its own master: a restart does"),
         (["get", "--socket", "x"], "the following arguments are required: PATH; see preforkctl get --help"),
         (["get", "/", "--sock", "x"], "unrecognized arguments: --sock x; see preforkctl --help"),
         (["get", "/", "--socket", "fd://3"], "fd://3 names a descriptor"),
