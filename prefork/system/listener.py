@@ -273,6 +273,11 @@ class Listener:
         successor._lock, self._lock, self._birthmark = self._lock, None, None
         return successor
 
+    def await_words(self) -> None:
+        """On a port of our own, take only connections whose clients have said something. Only after `claim`."""
+        if self._socket is not None and self.is_tcp and not self.inherited:
+            tcp.await_words(self._socket)
+
     def check_change(
         self, *, mode: int | None = None, owner: str | None = None, group: str | None = None, backlog: int = 4096
     ) -> Change:

@@ -23,7 +23,17 @@ from prefork.system.address import Address
 from prefork.system.probe import describe_pid, find_holder
 from prefork.system.sockdiag import QueueReading
 
-__all__ = ["bind_port", "in_use", "is_loopback", "is_the_host", "no_delay", "overlaps", "queue", "refuse_new"]
+__all__ = [
+    "await_words",
+    "bind_port",
+    "in_use",
+    "is_loopback",
+    "is_the_host",
+    "no_delay",
+    "overlaps",
+    "queue",
+    "refuse_new",
+]
 
 _ANY: Final = {"0.0.0.0", "::"}
 _LISTENS: Final = "0A"  # TCP_LISTEN, net/tcp_states.h, as in the column st of /proc/net/tcp
@@ -32,6 +42,7 @@ _SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
 _INFO_SIZE: Final = 104
 _LENGTHS: Final = struct.Struct("=II")
 _LENGTHS_AT: Final = 24
+_SILENT_FOR: Final = 60  # seconds
 _DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)  # struct sock_filter: BPF_RET | BPF_K, nothing
 
 
@@ -136,6 +147,11 @@ def is_loopback(listener: socket.socket) -> bool:
 def no_delay(listener: socket.socket) -> None:
     """What is sent on the connections of this listener leaves at once."""
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def await_words(listener: socket.socket) -> None:
+    """Whoever connects and says nothing stays with the kernel: for a minute, if it is not told to let go before."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _SILENT_FOR)
 
 
 def refuse_new(listener: socket.socket) -> None:

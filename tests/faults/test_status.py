@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,19 @@ def test_a_pool_shows_itself_at_paths_of_its_own(folder: Path) -> None:
                 wait_until(lambda: shows_itself(nginx), what="a status that shows the request it answers")
                 assert nginx.fetch(path="/-/status").text.startswith("pool:                 www\n")
                 assert nginx.fetch(path="/whoami").status == 200
+
+
+def test_who_connects_and_says_nothing_holds_nobody_up(folder: Path) -> None:
+    """A browser connects in advance, a scanner to see what is there: more of them than workers show the pages."""
+    port = free_port()
+    with Server("faulty", "--status-listen", f"127.0.0.1:{port}", folder=folder) as server, ExitStack() as stack:
+        server.wait_event("serving", count=2)
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(6)]
+        began = time.monotonic()
+        assert fetch(("127.0.0.1", port), path="/healthz").status == 200
+        assert time.monotonic() - began < 4.0  # header_timeout of that pool: 5 s
+        silent[0].sendall(b"GET /ping HTTP/1.0\r\n\r\n")
+        assert silent[0].makefile("rb").read().endswith(b"pong")
 
 
 def test_many_workers(folder: Path) -> None:

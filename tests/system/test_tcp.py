@@ -55,6 +55,18 @@ def test_a_port_serves_only_when_it_is_opened() -> None:
     assert claimed.port == ""
 
 
+def test_who_says_nothing_is_left_to_the_kernel(listener: Listener) -> None:
+    """Until it says something: nobody is handed a connection that he would have to wait for, nor does it queue."""
+    listener.await_words()
+    with connect(listener) as silent, connect(listener) as other, accepting(listener) as worker:
+        worker.settimeout(5)
+        for client in (other, silent):
+            client.sendall(b"x")
+            with worker.accept()[0] as connection:
+                assert connection.getpeername() == client.getsockname()
+            assert tcp.queue(worker) == QueueReading(0, listener.backlog)
+
+
 def test_a_live_server_is_in_the_way(listener: Listener) -> None:
     """The port of a live server cannot be claimed, and the error names him: this process, here."""
     with pytest.raises(AddressInUse, match="asked for twice in one server"):
