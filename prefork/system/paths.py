@@ -47,9 +47,12 @@ _HERE: Final = re.compile(r"(?<=/)(?:\./)+")
 def absolute(path: str, base: str | None = None) -> str:
     """``path`` from ``base`` (the current directory), without components ".", which mean nothing.
 
-    ".." stays: after a symbolic link it is the parent of where that leads.
+    ".." stays: after a symbolic link it is the parent of where that leads. A current directory that was deleted is
+    not missed where ``path`` is whole.
     """
-    return _HERE.sub("", os.path.join(os.getcwd() if base is None else base, path))
+    if base is None:
+        base = "" if os.path.isabs(path) else os.getcwd()
+    return _HERE.sub("", os.path.join(base, path))
 
 
 @dataclass(frozen=True, slots=True)

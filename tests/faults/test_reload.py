@@ -195,6 +195,22 @@ def test_a_symbolic_link_is_followed_anew(folder: Path) -> None:
         assert {answer_of(server) for _ in range(4)} == {"two"}
 
 
+def test_a_directory_that_was_made_anew(folder: Path) -> None:
+    """The one it was started in is kept as text: a deployment may delete it, and make another of that name."""
+    site = folder / "site"
+    site.mkdir()
+    write_app(site, "one")
+    with serving(folder, "--workers", "2", chdir=site, env={"PWD": str(site)}) as server:
+        (site / "app.py").unlink()
+        site.rmdir()
+        assert f"the application's directory {site} cannot be used" in reload(folder, status=1).stderr
+        assert answer_of(server) == "one"
+        site.mkdir()
+        write_app(site, "two")
+        reload(folder)
+        assert {answer_of(server) for _ in range(4)} == {"two"}
+
+
 def test_an_upgraded_dependency(folder: Path) -> None:
     """What an application imports is as fresh as itself, also where the master has imported it for itself."""
     for version in ("1", "2"):

@@ -194,3 +194,11 @@ def test_absolute(path: str, whole: str) -> None:
     """Components that mean nothing go; those that lead up stay, for links."""
     assert absolute(path, "/srv") == whole
     assert absolute("x") == os.path.join(os.getcwd(), "x")
+
+
+def test_absolute_without_a_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole path needs none: the one that a server was started in may be deleted."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert absolute("/run/./app.sock") == "/run/app.sock"
