@@ -25,6 +25,11 @@ _AT_ONCE: Final = 64
 _MOST_FROM_WORKER: Final = 8
 """HELLO, READY or FAILED, SPENT; the rest is forgiveness."""
 
+_UNHEARD: Final = (
+    "could not be forked, or ended before it could be heard; "
+    "the limits on processes and memory are the first place to look (ulimit -a, dmesg)"
+)
+
 _MOST_TEXT: Final = 20_000
 
 
@@ -151,11 +156,7 @@ def _ended(hands: Performer, channel: Channel) -> None:
     if worker is not None and not worker.pid:
         # It never said hello: there is nobody to reap, only a slot to free.
         if worker.generation == pool.coming or (not pool.open and pool.failure is None):
-            failure = PreforkError(
-                f"{pool.app_name}: a worker could not be forked, or ended before it could be heard; "
-                "the limits on processes and memory are the first place to look (ulimit -a, dmesg)"
-            )
-            pool.fails(worker.generation, failure)
+            pool.fails(worker.generation, PreforkError(f"{pool.app_name}: a worker {_UNHEARD}"))
         pool.not_forked(channel.slot)
         hands.holdings.free_slot(channel.slot)
-        hands.logger.warning("worker_not_started", slot=channel.slot)
+        hands.logger.warning("worker_not_started", slot=channel.slot, cause=f"it {_UNHEARD}")

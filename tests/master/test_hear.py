@@ -224,7 +224,9 @@ def test_an_end_without_hello_frees_the_slot() -> None:
         end.close()
         hear(hands, channel, NOW)
         assert (hands.pool.workers, known(hands, channel), hands.holdings.scoreboard.state(5)) == ({}, False, FREE)
-        assert hands.log.events == [("warning", "worker_not_started", {"slot": 5})]
+        ((level, event, facts),) = hands.log.events
+        assert (level, event, facts["slot"]) == ("warning", "worker_not_started", 5)
+        assert facts["cause"].startswith("it could not be forked, or ended before it could be heard; the limits on")
         assert ended(hands) == (Ended(None, expected=False),)
 
 
