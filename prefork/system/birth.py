@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -44,8 +44,8 @@ class Access:
             raise ConfigurationError(f"socket_mode {mode:o}: expected an octal mode from 1 to 777, as 660")
         access = cls(
             _DEFAULT_MODE if mode is None else mode,
-            None if owner is None else find_user(owner),
-            None if group is None else find_group(group),
+            None if owner is None else _number("socket_owner", find_user, owner),
+            None if group is None else _number("socket_group", find_group, group),
         )
         if os.geteuid() != 0:
             mine = {None, os.getegid(), *os.getgroups()}
@@ -73,6 +73,14 @@ class Access:
             f"{me} cannot give the socket to {heirs}: {reason}; start as root with the user option{join}, "
             f"or leave {options} out"
         )
+
+
+def _number(option: str, find: Callable[[str], int], text: str) -> int:
+    try:
+        return find(text)
+    except ConfigurationError as problem:
+        problem.args = (f"{option}: {problem}",)
+        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class Listener:
         if address.kind is not AddressKind.PATH:
             _refuse_access(address, mode=mode, owner=owner, group=group)
         allowed, clamped = clamp(backlog)
-        listener = cls(address, Access.check(mode, owner, group), allowed)
+        listener = cls(address, _access(address, mode, owner, group), allowed)
         if address.kind is AddressKind.ABSTRACT:
             check_length(address.name, "abstract name")
         elif address.kind is AddressKind.PATH:
@@ -288,7 +288,7 @@ class Listener:
         if self.address.kind is not AddressKind.PATH:
             _refuse_access(self.address, mode=mode, owner=owner, group=group)
         allowed, clamped = clamp(backlog)
-        access = Access.check(mode, owner, group)
+        access = _access(self.address, mode, owner, group)
         if self._birthmark is not None:
             check_regrant(self._birthmark, access)
         return Change(access, allowed, () if self.inherited else clamped)
@@ -369,6 +369,16 @@ def _mark_of(path: str | None) -> Birthmark | None:
     except OSError:
         return None
     return Birthmark(path or "", status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
+
+
+def _access(address: Address, mode: int | None, owner: str | None, group: str | None) -> Access:
+    """`Access.check`, whose complaints are told with the socket that they are about."""
+    try:
+        return Access.check(mode, owner, group)
+    except PreforkError as problem:
+        name = absolute(address.name) if address.kind is AddressKind.PATH else str(address)
+        problem.args = (f"socket {name}: {problem}",)
+        raise
 
 
 def _refuse_access(address: Address, **given: object) -> None:

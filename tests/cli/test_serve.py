@@ -62,7 +62,7 @@ def test_which_pool(folder: Path) -> None:
     (folder / "f").write_text(pool.format("a") + pool.format("b") + 'socket_group = "nonesuch"\n')
     done = serve("--config", "f", folder=folder)
     assert done.returncode == 78
-    assert "prefork-serve: pool b: there is no group 'nonesuch'" in done.stderr
+    assert f"prefork-serve: pool b: socket {folder}/b: socket_group: there is no group 'nonesuch'" in done.stderr
     (folder / "f").write_text(pool.format("a") + pool.format("b") + 'user = "nonesuch"\n')
     assert "prefork-serve: pool b: there is no user 'nonesuch'" in serve("--config", "f", folder=folder).stderr
 
@@ -97,7 +97,14 @@ def test_check_tells_what_is_odd(folder: Path) -> None:
         ),
         (("prefork.demo", "--socket", "x" * 120), "bytes long, and a Unix socket's may have at most 107"),
         (("prefork.demo", "--socket", "@" + "x" * 120), "bytes long, and a Unix socket's may have at most 107"),
-        (("prefork.demo", "--socket", "a", "--socket-group", "nonesuch"), "there is no group 'nonesuch': create it"),
+        (
+            ("prefork.demo", "--socket", "a", "--socket-group", "nonesuch"),
+            "socket {0}/a: socket_group: there is no group 'nonesuch': create it",
+        ),
+        (
+            ("prefork.demo", "--socket", "a", "--socket-owner", "nonesuch"),
+            "socket {0}/a: socket_owner: there is no user 'nonesuch': create it",
+        ),
         (("prefork.demo", "--socket", "a", "--user", "nonesuch"), "there is no user 'nonesuch': create it"),
         (("prefork.demo", "--socket", "a", "--chdir", "elsewhere"), "the application's directory {0}/elsewhere cannot"),
         (
