@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from prefork.log import Logger
 from prefork.master.holdings import Holdings
@@ -22,6 +22,8 @@ from prefork.system.processes import LOOK_SIGNAL
 from prefork.system.stacks import Stack
 
 __all__ = ["Overtime"]
+
+_NOT_THE_APPLICATION: Final = "no Python code of the application runs: most likely it waits for its client"
 
 
 class Overtime:
@@ -126,4 +128,6 @@ class Overtime:
         """A stack as fields of an event."""
         if stack is None:
             return {"stack": ""}
+        if not stack.frames:
+            return {"stack": "", "message": _NOT_THE_APPLICATION}
         return {"stack": stack_text(stack.frames, self._places()), **({"forced": True} if stack.forced else {})}

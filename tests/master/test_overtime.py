@@ -97,6 +97,14 @@ def test_a_slow_request_is_reported_without_another_ones_stack(bench: Bench, ans
     assert bench.log.events == [("warning", "request_slow", {**FACTS, "stack": ""})]
 
 
+def test_a_slow_client_is_told_apart(bench: Bench) -> None:
+    """Where the worker's stack has no frame of the application, the event says so: that is no stack unknown."""
+    bench.perform(DumpStack("www", SLOT, 2), b"request 2 the-id\n")
+    ((_, _, facts),) = bench.log.events
+    assert facts.pop("message").startswith("no Python code of the application runs")
+    assert facts == {**FACTS, "request_id": "the-id", "stack": ""}
+
+
 def test_a_slowlog_of_its_own(bench: Bench) -> None:
     """And back in the error log, when a reload takes it away."""
     slowlog = Recorder()
