@@ -14,9 +14,10 @@ from typing import Any, Final
 __all__ = ["USUAL_STATUSES", "check_fields", "check_status"]
 
 _STATUS: Final = re.compile(r"[2-9][0-9][0-9](?: [^\x00\r\n]*)?")
-# The usual ones need no look at their letters.
-USUAL_STATUSES: Final = frozenset(f"{status.value} {status.phrase}" for status in HTTPStatus if status >= 200)
+# The usual ones, with their numbers, need no look at their letters.
+USUAL_STATUSES: Final = {f"{status.value} {status.phrase}": str(status.value) for status in HTTPStatus if status >= 200}
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+_MAX_LENGTH_DIGITS: Final = 18
 
 # RFC 9110 section 7.6.1 and PEP 3333 "Other HTTP Features"; Status is CGI's (RFC 3875 section 6.3.3).
 _FORBIDDEN: Final = frozenset(
@@ -34,40 +35,50 @@ _FORBIDDEN: Final = frozenset(
         "upgrade",
     )
 )
-# The fields that nearly every response is made of need no look at their letters.
-_ORDINARY: Final = frozenset(
+# The fields that say the same in many responses, and nothing that is one client's alone.
+_LASTING: Final = frozenset(
     (
         "Accept-Ranges",
         "Allow",
         "Cache-Control",
-        "Content-Disposition",
         "Content-Encoding",
         "Content-Language",
-        "Content-Range",
         "Content-Security-Policy",
         "Content-Type",
         "Cross-Origin-Opener-Policy",
+        "Pragma",
+        "Referrer-Policy",
+        "Server",
+        "Strict-Transport-Security",
+        "Vary",
+        "X-Accel-Buffering",
+        "X-Content-Type-Options",
+        "X-Frame-Options",
+        "X-XSS-Protection",
+    )
+)
+# The names that nearly every response is made of need no look at their letters.
+_ORDINARY: Final = _LASTING | frozenset(
+    (
+        "Content-Disposition",
+        "Content-Range",
         "Date",
         "ETag",
         "Expires",
         "Last-Modified",
         "Link",
         "Location",
-        "Pragma",
-        "Referrer-Policy",
-        "Server",
         "Set-Cookie",
-        "Strict-Transport-Security",
-        "Vary",
         "WWW-Authenticate",
-        "X-Accel-Buffering",
         "X-Accel-Redirect",
-        "X-Content-Type-Options",
-        "X-Frame-Options",
         "X-Request-ID",
-        "X-XSS-Protection",
     )
 )
+# Fields that were found in order, as `_read_field` returned them: most say the same in many responses. Never more than
+# so many, no line longer than so many characters.
+_KNOWN: Final[dict[Any, tuple[str, int]]] = {}
+_MOST_KNOWN: Final = 256
+_LONGEST_KNOWN: Final = 256
 
 
 def check_status(status: Any) -> str:
@@ -79,7 +90,7 @@ def check_status(status: Any) -> str:
     return status
 
 
-def check_fields(headers: Any, *, may_have_length: bool) -> tuple[str, int]:
+def check_fields(headers: Any, may_have_length: bool) -> tuple[str, int]:
     """The header lines, each ending in CR LF, and what Content-Length says (-1: there is none).
 
     With ``may_have_length=False`` Content-Length is left out (RFC 9110 section 8.6: never with 204).
@@ -89,32 +100,50 @@ def check_fields(headers: Any, *, may_have_length: bool) -> tuple[str, int]:
     length = -1
     lines: list[str] = []
     for field in headers:
-        # Not "for name, value": compiled code would go through an iterator for every pair.
-        pair: tuple[Any, ...] = field if type(field) is tuple else tuple(field)
-        if len(pair) != 2:
-            raise TypeError(f"a header must be a tuple of name and value, found {field!r:.80}")
-        name: Any = pair[0]
-        value: Any = pair[1]
-        if name not in _ORDINARY and (name == "Content-Length" or _check_name(name)):
-            repeated = length >= 0
-            length = _check_length(name, value, length)
-            if repeated or not may_have_length:
+        try:
+            known = _KNOWN.get(field)
+        except TypeError:  # not hashable: it is no tuple, or not one of two str
+            known = None
+        # A str of another class may equal a known one, and yet show itself as something else.
+        if known is None or not type(field[0]) is type(field[1]) is str:
+            known = _read_field(field)
+        line, declared = known
+        if declared >= 0:
+            if length >= 0:
+                if length != declared:
+                    raise ValueError(f"the header Content-Length was given twice: {length} and {declared}")
                 continue
-        elif type(value) is not str:
-            _check_value(name, value)
-        lines.append(f"{name}: {value}\r\n")
-    text = "".join(lines)
-    # Three searches of the whole instead of three of every value; names are clean already.
-    if (
-        text.count("\r") != len(lines)
-        or text.count("\n") != len(lines)
-        or "\0" in text
-        or not (text.isascii() or _is_latin(text))
-    ):
-        for name, value in headers:
-            _check_value(name, value)
-        raise ValueError("a header changes its value while it is looked at")
-    return text, length if may_have_length else -1
+            length = declared
+            if not may_have_length:
+                continue
+        lines.append(line)
+    return "".join(lines), length if may_have_length else -1
+
+
+def _read_field(field: Any) -> tuple[str, int]:
+    """A field's line, and what it declares if it is Content-Length, else -1; an exception unless it may be sent."""
+    # Not "name, value = field": compiled code would go through an iterator for every pair.
+    pair: tuple[Any, ...] = field if type(field) is tuple else tuple(field)
+    if len(pair) != 2:
+        raise TypeError(f"a header must be a tuple of name and value, found {field!r:.80}")
+    name: Any = pair[0]
+    value: Any = pair[1]
+    declared = -1
+    if name not in _ORDINARY and (name == "Content-Length" or _check_name(name)):
+        declared = _read_length(name, value)
+    elif type(value) is not str:
+        _check_value(name, value)
+    text = f"{name}: {value}"
+    if not (text.isascii() and text.isprintable()):
+        _check_value(name, value)
+        if "\r" in text or "\n" in text or "\0" in text or not _is_latin(text):
+            raise ValueError("a header changes its value while it is looked at")
+    read = (f"{text}\r\n", declared)
+    if type(name) is type(value) is str and (declared >= 0 or name in _LASTING) and len(text) <= _LONGEST_KNOWN:
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[name, value] = read
+    return read
 
 
 def _is_latin(text: str) -> bool:
@@ -149,15 +178,12 @@ def _check_value(name: str, value: Any) -> None:
         raise ValueError(f"the header {name} contains characters outside latin-1 (PEP 3333): {value[:80]!r}")
 
 
-def _check_length(name: str, value: Any, known: int) -> int:
-    """The number that Content-Length says; ``known`` is what it said before, or -1."""
+def _read_length(name: str, value: Any) -> int:
+    """The number that Content-Length says."""
     if type(value) is not str:
         _check_value(name, value)
     digits: str = value
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_LENGTH_DIGITS):
         _check_value(name, value)
         raise ValueError(f"the header Content-Length must be a decimal number, found {digits[:80]!r}")
-    length = int(digits)
-    if known not in (-1, length):
-        raise ValueError(f"the header Content-Length was given twice: {known} and {length}")
-    return length
+    return int(digits)

@@ -27,7 +27,7 @@ from prefork.worker.transfer import Transfer
 
 __all__ = ["Response", "close_result"]
 
-_NO_LENGTH: Final = ("204", "304")
+_NO_LENGTH: Final = frozenset(("204", "304"))
 
 # Only these read what their descriptor has. A GzipFile has a fileno() too, but it is that of the compressed file.
 _REAL_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
@@ -40,27 +40,33 @@ class Response:
     ``complaint`` says, for the log, how it differs from its Content-Length; empty if it does not.
     """
 
-    complaint: str = ""
-    _status: str = ""  # empty until start_response is called
-    _fields: str = ""
-    _length: int = -1  # as declared; -1 if not
-    sent: int = 0  # bytes of the body
-    _bodiless: bool = False
+    __slots__ = (
+        "_bodiless",
+        "_deadline",
+        "_is_head",
+        "_length",
+        "_status",
+        "_transfer",
+        "complaint",
+        "fields",
+        "sent",
+    )
 
     def __init__(self, transfer: Transfer, method: str, deadline: Deadline) -> None:
+        self.complaint = ""
+        self.fields = ""  # the header lines
+        self.sent = 0  # bytes of the body
         self._transfer = transfer
         self._deadline = deadline
+        self._status = ""  # empty until start_response is called
+        self._length = -1  # as declared; -1 if not
         self._is_head = method == "HEAD"
+        self._bodiless = False
 
     @property
     def status(self) -> int:
         """The number that the application answered with; 0 if it did not."""
         return int(self._status[:3]) if self._status else 0
-
-    @property
-    def fields(self) -> str:
-        """The header lines of the response."""
-        return self._fields
 
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
         """PEP 3333's ``start_response``; the headers are taken as they are now."""
@@ -72,13 +78,15 @@ class Response:
                     raise exc_info[1].with_traceback(exc_info[2])
             elif self._status:
                 raise AssertionError("start_response() was called a second time without exc_info (PEP 3333)")
-            text: str = status if type(status) is str and status in USUAL_STATUSES else check_status(status)
-            code = text[:3]
-            fields, length = check_fields(headers, may_have_length=code != "204")
+            if type(status) is str and status in USUAL_STATUSES:
+                text: str = status
+                code = USUAL_STATUSES[text]
+            else:
+                text = check_status(status)
+                code = text[:3]
+            self.fields, self._length = check_fields(headers, code != "204")
             self._status = text
-            self._fields = fields
             self._bodiless = self._is_head or code in _NO_LENGTH
-            self._length = length
         finally:
             exc_info = None  # a cycle through the traceback's frames
             deadline.inside -= 1
@@ -120,12 +128,12 @@ class Response:
     def _head(self) -> bytes:
         if not self._status:
             raise AssertionError("the application sends a response without having called start_response() (PEP 3333)")
-        return self._transfer.reader.encode_head(self._status, self._fields, self._length, not self._bodiless)
+        return self._transfer.reader.encode_head(self._status, self.fields, self._length, not self._bodiless)
 
     def _declare(self, length: int) -> None:
         """Give the response the Content-Length that the application left out."""
         self._length = length
-        self._fields += f"Content-Length: {length}\r\n"
+        self.fields += f"Content-Length: {length}\r\n"
 
     def _send_at_once(self, chunks: Any) -> None:
         pieces: list[bytes] = []
