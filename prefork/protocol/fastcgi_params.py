@@ -111,21 +111,19 @@ class Decoder:
     ``known`` is the number of pairs in all runs; with 0 there is no plan.
     """
 
-    known: int = 0
-    _places: list[bytes]  # the pairs of the known request, in their order; empty where they have differed
-    _plan: list[tuple[int, int, str]]  # how many pairs to decode, then the size of the run that follows, and the run
-    _template: dict[str, Any]
-    _fixed: int = 0  # the size of the template
-    _unknown: int = 0  # requests that the plan did not fit
-    _left: int = _MEMORY
-
     def __init__(self, max_count: int, base: dict[str, Any] | None = None, max_headers: int = _TO_THE_END) -> None:
+        self.known = 0
         self._max_count = max_count
         self._max_headers = max_headers
         self._base = {} if base is None else base
-        self._places = []
-        self._plan = []
-        self._template = {}
+        self._places: list[bytes] = []  # the pairs of the known request, in their order; empty where they have differed
+        # How many pairs to decode, then the size of the run that follows, and the run.
+        self._plan: list[tuple[int, int, str]] = []
+        self._template: dict[str, Any] = {}
+        self._fixed = 0  # the size of the template
+        self._spare = 0  # pairs that the limits allow besides the runs, whatever they are
+        self._unknown = 0  # requests that the plan did not fit
+        self._left = _MEMORY
 
     def decode(self, data: bytes) -> dict[str, Any]:
         """The parameters of a request as latin-1 text, in a new dict; raises `ProtocolError`."""
@@ -135,49 +133,39 @@ class Decoder:
         text = data.decode("latin-1")
         environ = self._template.copy()
         size = len(data)
-        offset = zeros = single = 0
+        offset = single = 0
         try:
             for count, length, run in self._plan:
-                start = offset
                 left = count
                 while left and offset < size:
                     name_length = data[offset]
                     value_length = data[offset + 1]
                     if name_length < 128 and value_length < 128:
                         offset += 2
-                        if not value_length:
-                            zeros += 1
-                        if not name_length:
-                            zeros += 1
                     else:
-                        name_length, offset, found = _length(data, offset)
-                        zeros += found
-                        value_length, offset, found = _length(data, offset)
-                        zeros += found
+                        name_length, offset, _ = _length(data, offset)
+                        value_length, offset, _ = _length(data, offset)
                         if name_length > MAX_NAME:
                             return self._decode_whole(data)
                     middle = offset + name_length
                     stop = middle + value_length
-                    environ[text[offset:middle]] = text[middle:stop]
+                    name = text[offset:middle]
+                    value = text[middle:stop]
+                    if "\0" in name or "\0" in value:
+                        return self._decode_whole(data)
+                    environ[name] = value
                     offset = stop
+                    single += 1
                     left -= 1
-                if left != count:
-                    single += count - left
-                    zeros -= text.count("\0", start, offset)
+                if not length:
+                    break
                 stop = offset + length
                 if text[offset:stop] != run:
                     return self._decode_whole(data)
                 offset = stop
         except IndexError:
             return self._decode_whole(data)
-        if (
-            offset != size
-            or zeros
-            or len(environ) != self._fixed + single
-            or self.known + single > self._max_count
-            or len(environ) > self._max_headers
-            or not self._left
-        ):
+        if offset != size or single > self._spare or len(environ) != self._fixed + single or not self._left:
             return self._decode_whole(data)
         return environ
 
@@ -232,6 +220,7 @@ class Decoder:
         template.update(self._base)
         self._template = template
         self._fixed = len(template)
+        self._spare = min(self._max_count - self.known, self._max_headers - self._fixed)
 
 
 def _split(data: bytes) -> list[bytes]:

@@ -77,45 +77,55 @@ def finish(environ: dict[str, Any]) -> Request:
 
     Raises `ProtocolError` for a request that no application should see.
     """
-    method: str = environ.get("REQUEST_METHOD", "")
+    try:
+        method: str = environ["REQUEST_METHOD"]
+        uri: str = environ["REQUEST_URI"]
+        length: str = environ["CONTENT_LENGTH"]
+        said: str = environ["REQUEST_SCHEME"]
+        script: str = environ["SCRIPT_NAME"]
+    except KeyError:  # nginx's stock parameters have them all
+        method = environ.get("REQUEST_METHOD", "")
+        uri = environ.get("REQUEST_URI", "")
+        length = environ.get("CONTENT_LENGTH", "")
+        said = environ.get("REQUEST_SCHEME", "")
+        script = environ.get("SCRIPT_NAME", "")
     if method not in _KNOWN_METHODS and _TOKEN.fullmatch(method) is None:
         raise ProtocolError(f"REQUEST_METHOD must be a token (RFC 9110), found {method[:80]!r}")
     if "HTTP_PROXY" in environ or "HTTP_CONTENT_LENGTH" in environ or "HTTP_CONTENT_TYPE" in environ:
         for name in _DROPPED:
             environ.pop(name, None)
-    _finish_path(environ)
+    _finish_path(environ, script)
     scheme = "http"
-    said: str = environ.get("REQUEST_SCHEME", "")
-    https: str = environ.get("HTTPS", "")
-    if said == "https" or (https and https.lower() in ("on", "1")):
+    if said == "https" or ("HTTPS" in environ and environ["HTTPS"].lower() in ("on", "1")):
         scheme = "https"
-    server: str = environ.get("SERVER_NAME", "")
-    if not server:
-        environ["SERVER_NAME"] = "localhost"
-    port: str = environ.get("SERVER_PORT", "")
-    if not port:
-        environ["SERVER_PORT"] = "443" if scheme == "https" else "80"
-    protocol: str = environ.get("SERVER_PROTOCOL", "")
-    if not protocol:
-        environ["SERVER_PROTOCOL"] = "HTTP/1.0"
     if "QUERY_STRING" not in environ:
         environ["QUERY_STRING"] = ""
-    length: str = environ.get("CONTENT_LENGTH", "")
-    uri: str = environ.get("REQUEST_URI", "")
+    try:
+        is_complete = environ["SERVER_NAME"] and environ["SERVER_PORT"] and environ["SERVER_PROTOCOL"]
+    except KeyError:
+        is_complete = False
+    if not is_complete:
+        _finish_server(environ, scheme)
     return Request(environ, method, uri or _uri(environ), _content_length(length) if length else -1, scheme)
 
 
-def _finish_path(environ: dict[str, Any]) -> None:
+def _finish_server(environ: dict[str, Any], scheme: str) -> None:
+    port = "443" if scheme == "https" else "80"
+    for name, default in (("SERVER_NAME", "localhost"), ("SERVER_PORT", port), ("SERVER_PROTOCOL", "HTTP/1.0")):
+        environ[name] = environ.get(name) or default
+
+
+def _finish_path(environ: dict[str, Any], script: str) -> None:
     """Make SCRIPT_NAME + PATH_INFO the path as PEP 3333 wants it: each empty or beginning with a slash."""
-    script: str = environ.get("SCRIPT_NAME", "")
-    path: str | None = environ.get("PATH_INFO")
-    if path is None:
-        path = script or environ.get("DOCUMENT_URI", "")
+    if "PATH_INFO" not in environ:
+        path: str = script or environ.get("DOCUMENT_URI", "")
         script = ""
-    elif script == "/":
-        script = ""
-    elif script and script[0] != "/":
-        script = "/" + script
+    else:
+        path = environ["PATH_INFO"]
+        if script == "/":
+            script = ""
+        elif script and script[0] != "/":
+            script = "/" + script
     if not path:
         # An empty path is right below a mount point only; at the root RFC 9110 section 4.2.3 makes it "/".
         path = "" if script else "/"
