@@ -16,7 +16,6 @@ from prefork.errors import ConfigurationError
 from prefork.log import Logger
 from prefork.master.loop import Master
 from prefork.master.perform import Performer
-from prefork.master.pool import Pool
 from prefork.master.rules import check_room, rules_of
 from prefork.policy.model import Phase
 from prefork.system.control import Scale
@@ -31,6 +30,7 @@ _LOOK_AGAIN: Final = 0.05
 class _Unsettled:
     """An order whose numbers hold, and whose workers are not there yet; ``then`` hears of the end of it."""
 
+    numbers: Mapping[str, Mapping[str, Any]]  # by pool: what it ordered
     failures: Mapping[str, int]  # by pool: starts that had failed before
     until: float
     then: Callable[[str], None]
@@ -62,21 +62,23 @@ class Scaling:
             check_room(changed[name], pools[name].pool.slots)
         for name, pool in changed.items():
             self._change(pools[name], pool, cause="scale", **source)
-        return {name: {key: getattr(pool, key) for key in SCALABLE} for name, pool in changed.items()}
+        return {name: _numbers(pool) for name, pool in changed.items()}
 
     def settle(self, names: Iterable[str], then: Callable[[str], None], now: float) -> None:
         """Call ``then`` once these pools have the workers that their numbers ask for: with "", or with why not.
 
         Whoever is busy may be one too many still: he has been asked to leave, and takes no further connection.
         """
-        pools = [hands.pool for hands in self._master.pools if hands.pool.name in names]
-        until = now + max((pool.rules.boot_timeout for pool in pools), default=0.0)
-        self._unsettled.append(_Unsettled({pool.name: pool.failed_starts for pool in pools}, until, then))
+        pools = {hands.pool.name: hands for hands in self._master.pools if hands.pool.name in names}
+        until = now + max((hands.pool.rules.boot_timeout for hands in pools.values()), default=0.0)
+        numbers = {name: _numbers(hands.launch.pool) for name, hands in pools.items()}
+        failures = {name: hands.pool.failed_starts for name, hands in pools.items()}
+        self._unsettled.append(_Unsettled(numbers, failures, until, then))
 
     def _beat(self, now: float) -> float | None:
         for order in list(self._unsettled):
             verdicts = {
-                self._verdict(hands.pool, order.failures[hands.pool.name], late=now >= order.until)
+                self._verdict(hands, order, late=now >= order.until)
                 for hands in self._master.pools
                 if hands.pool.name in order.failures
             }
@@ -85,9 +87,11 @@ class Scaling:
                 order.then("; ".join(sorted(filter(None, verdicts))))
         return now + _LOOK_AGAIN if self._unsettled else None
 
-    def _verdict(self, pool: Pool, failures: int, *, late: bool) -> str | None:
+    def _verdict(self, hands: Performer, order: _Unsettled, *, late: bool) -> str | None:
         """Why a pool will not have its workers; "" if it has them, None if it is to be looked at again."""
-        rules = pool.rules
+        pool, rules = hands.pool, hands.pool.rules
+        if _numbers(hands.launch.pool) != order.numbers[pool.name]:
+            return f"pool {pool.name}: other numbers hold by now, by a reload or another order"
         serving = [worker for worker in pool.workers.values() if worker.ready is not None and worker.listening]
         taking = sum(worker.retired is None for worker in serving)
         least = {"static": rules.max_children, "dynamic": min(rules.min_spare, rules.max_children)}.get(rules.pm, 0)
@@ -95,7 +99,7 @@ class Scaling:
             return ""
         if self._master.phase in (Phase.DRAINING, Phase.KILLING, Phase.ENDED):
             return "the server is being stopped"
-        if pool.failed_starts > failures:
+        if pool.failed_starts > order.failures[pool.name]:
             return f"pool {pool.name}: the numbers hold, and a new worker cannot start: {pool.last_failure}"
         return f"pool {pool.name}: the numbers hold, and {taking} workers serve, not {least}" if late else None
 
@@ -149,3 +153,7 @@ class Scaling:
         hands.pool.rules = rules_of(pool)
         changes = {key: getattr(pool, key) for key in SCALABLE if getattr(pool, key) != getattr(before, key)}
         hands.logger.info("scaled", cause=cause, **source, changed=changes)
+
+
+def _numbers(pool: PoolConfig) -> dict[str, Any]:
+    return {key: getattr(pool, key) for key in SCALABLE}

@@ -177,6 +177,18 @@ def test_an_order_whose_workers_do_not_come(scene: Scene) -> None:
     assert told.pop() == "the server is being stopped"
 
 
+def test_an_order_that_was_overtaken(scene: Scene) -> None:
+    """A reload went back to the configuration, or somebody said other numbers: who ordered these hears it."""
+    hands, told = scene.pools[0], list[str]()
+    scene.scaling.order([Scale("www", "pm", "static")])
+    scene.scaling.settle(["www"], told.append, scene.master.now)
+    scene.master.after(0.1)
+    assert told == []
+    hands.launch = replace(hands.launch, pool=replace(hands.launch.pool, max_children=1))
+    scene.master.after(0.1)
+    assert told == ["pool www: other numbers hold by now, by a reload or another order"]
+
+
 def test_an_order_for_a_pool_that_is_gone(scene: Scene) -> None:
     """A reload that came next has removed it: there is nothing to wait for."""
     told = list[str]()
