@@ -245,6 +245,8 @@ class Transfer:
 
         What comes of the body meanwhile is held until it is asked for; more is not read then.
         """
+        if self.gone:  # also for a ``write`` that the application kept: what comes now may be another connection's
+            raise ClientDisconnected("the client closed the connection")
         now = time.monotonic()
         if now < self._next_look:
             return

@@ -998,3 +998,33 @@ def test_a_kept_write_does_not_reach_the_next_client(desk: Desk, how: str) -> No
     assert b"STOLEN" not in answers[-1].raw
     assert answers[-1].body == b"hello"
     assert outcomes in (["nothing"], ["refused"])
+
+
+def test_a_kept_write_takes_nothing_from_the_next_client(desk: Desk) -> None:
+    """Nor does it look for what its own client may have sent: what comes now is the body of another request."""
+    kept: list[Any] = []
+    running, sent = threading.Event(), threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if not kept:
+            kept.append(start_response("200 OK", list(PLAIN)))
+            kept[0](b"first")
+            raise RuntimeError("told to fail")
+        running.set()
+        assert sent.wait(PATIENCE)
+        with pytest.raises(ClientDisconnected):
+            kept[0](b"STOLEN")
+        body: bytes = environ["wsgi.input"].read()
+        start_response("200 OK", list(PLAIN))
+        return [body]
+
+    exchange = desk.exchange(application, Limits(body_timeout=1.0))
+    with desk.client(exchange) as client, contextlib.suppress(ProtocolError):
+        client.send(get())
+        client.answer()
+    with desk.client(exchange) as client:
+        client.send(encode_request({"REQUEST_METHOD": "POST", "SCRIPT_NAME": "/", "CONTENT_LENGTH": "4"}))
+        assert running.wait(PATIENCE)
+        client.send(encode_stdin(b"body") + EOF)
+        sent.set()
+        assert client.answer().body == b"body"
