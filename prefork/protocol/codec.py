@@ -44,13 +44,16 @@ class HeadLimits:
 class Codec(ABC):
     """The requests of one connection, one after the other, and the response to each."""
 
-    keep_connection: bool = False  # the peer may send another request
-    request: Request | None = None
-    piece: bytes = b""
     file_room: int = _FULL_PIECE  # how much of a file one `encode_file_header` may announce
-    owes: bool = False  # `take_replies` has what the peer is to have at once, whether the body is asked for or not
-    _data: bytes = b""  # what was received; looked at up to the offset
-    _offset: int = 0
+
+    # Not as defaults of the class: interpreted, those are slow to read.
+    def __init__(self) -> None:
+        self.keep_connection = False  # the peer may send another request
+        self.request: Request | None = None
+        self.piece: bytes = b""
+        self.owes = False  # `take_replies` has what the peer is to have at once, whether the body is asked for or not
+        self._data: bytes = b""  # what was received; looked at up to the offset
+        self._offset = 0
 
     @property
     @abstractmethod
@@ -71,6 +74,10 @@ class Codec(ABC):
     def overrun(self) -> bool:
         """Whether the peer sent something behind the request that will never be read."""
         return False
+
+    def is_over(self) -> bool:
+        """Whether nothing more belongs to the request at hand, and nothing was received behind it."""
+        return self.body_ended and not self.pending and not self.overrun
 
     @property
     def closes_to_end(self) -> bool:

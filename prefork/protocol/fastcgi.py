@@ -16,7 +16,6 @@ Anything that the specification does not allow raises `ProtocolError`, and the r
 
 from __future__ import annotations
 
-import struct
 from typing import Final, final
 
 from prefork.errors import ProtocolError
@@ -35,17 +34,10 @@ MAX_REPLIES: Final = 64
 # The three names of GET_VALUES need 45 bytes.
 MAX_MANAGEMENT_CONTENT: Final = 1_024
 
-_HEADER: Final = struct.Struct(">BBHHBx")
-
-# What nginx begins with: request 1, a responder, flags 0 or KEEP_CONN, then parameters, whose length follows; and
-# what it goes on with: the end of the parameters, and that of the body if there is none.
-_BEGIN: Final = b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01\x04\x00\x01"
-_BEGIN_KEEP: Final = b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x01\x00\x00\x00\x00\x00\x01\x04\x00\x01"
-_LENGTHS_AT: Final = 20  # where those end
+# In what nginx begins with: where the lengths of its parameters stand, and the parameters; the size of what follows.
+_LENGTHS_AT: Final = 20
 _HEAD_AT: Final = 24
-_END_OF_PARAMS: Final = b"\x01\x04\x00\x01\x00\x00\x00\x00"
-_BOTH_SIZE: Final = 16
-_END_OF_BOTH: Final = b"\x01\x04\x00\x01\x00\x00\x00\x00\x01\x05\x00\x01\x00\x00\x00\x00"
+_ENDS_SIZE: Final = 16
 
 # What is done with the content of the record at hand.
 _SKIP: Final = 0
@@ -67,26 +59,36 @@ class Reader(Codec):
     ``decoder`` is for all connections of a worker, and has its own limit; by default one that knows nothing yet.
     """
 
-    identifier: int = 0  # of the request at hand; 0 when there is none
     file_room: int = records.FULL_RECORD
-    _phase: int = _NONE
-    _end_due: bool = False  # the end of the body was taken, and not told yet
-    _use: int = _SKIP
-    _content: int = 0  # bytes of the record at hand still to come
-    _padding: int = 0
-    _kind: int = 0
-    _record_identifier: int = 0
-    _head: bytes = b""
-    _head_parts: bytearray | None = None
-    _whole: bytes = b""
-    _ignored_records: int = 0
-    _ignored_bytes: int = 0
-    _replies: bytes = b""
-    _reply_count: int = 0
 
     def __init__(self, limits: HeadLimits, decoder: Decoder | None = None) -> None:
+        super().__init__()
+        self.identifier = 0  # of the request at hand; 0 when there is none
         self._limits = limits
         self._decoder = Decoder(limits.max_header_count + CGI_VARIABLES) if decoder is None else decoder
+        self._phase: int = _NONE
+        self._end_due = False  # the end of the body was taken, and not told yet
+        self._use: int = _SKIP
+        self._content = 0  # bytes of the record at hand still to come
+        self._padding = 0
+        self._kind = 0
+        self._record_identifier = 0
+        self._head: bytes = b""
+        self._head_parts: bytearray | None = None
+        self._whole: bytes = b""
+        self._ignored_records = 0
+        self._ignored_bytes = 0
+        self._replies: bytes = b""
+        self._reply_count = 0
+        self._is_as_new = True  # it took nothing but usual heads
+
+    def renew(self) -> bool:
+        """Let go of this connection; whether the next one may have this reader, too."""
+        self.release()
+        self.keep_connection = False
+        self._data = b""
+        self._offset = 0
+        return self._is_as_new
 
     @property
     def answerable(self) -> bool:
@@ -97,6 +99,10 @@ class Reader(Codec):
     def body_ended(self) -> bool:
         """Whether nothing more belongs to the request at hand."""
         return self._phase == _ENDED or self._phase == _NONE
+
+    def is_over(self) -> bool:
+        """Whether nothing more belongs to the request at hand, and nothing was received behind it."""
+        return (self._phase == _ENDED or self._phase == _NONE) and self._offset >= len(self._data)
 
     def receive(self, data: bytes) -> None:
         """Take what arrived."""
@@ -141,7 +147,8 @@ class Reader(Codec):
             offset = self._offset
             if len(data) - offset < records.HEADER_SIZE:
                 return NEED_DATA
-            version, kind, identifier, content, padding = _HEADER.unpack_from(data, offset)
+            self._is_as_new = False
+            version, kind, identifier, content, padding = records.HEADER.unpack_from(data, offset)
             if version != records.VERSION:
                 raise ProtocolError(f"a FastCGI record begins with version 1, found byte {version}")
             self._offset = offset + records.HEADER_SIZE
@@ -157,30 +164,28 @@ class Reader(Codec):
         Leaves the reader as the long way does; or untouched, when the head is any other.
         """
         data = self._data
-        offset = self._offset
-        begin = data[offset : offset + _LENGTHS_AT]
-        keep = begin == _BEGIN_KEEP
-        if not keep and begin != _BEGIN:
+        begin = data[:_LENGTHS_AT]
+        keep = begin != records.BEGINNING_1
+        if keep and begin != records.BEGINNING_1_KEEP:
             return False
-        start = offset + _HEAD_AT
-        if self._content or self._padding or len(data) < start:
+        if not self._is_as_new or self._offset or len(data) < _HEAD_AT:
             return False
-        content = data[offset + _LENGTHS_AT] << 8 | data[offset + _LENGTHS_AT + 1]
-        stop = start + content
-        after = stop + data[offset + _LENGTHS_AT + 2]  # padding
-        end = after + _BOTH_SIZE
-        no_body = data[after:end] == _END_OF_BOTH
+        lengths: tuple[int, int] = records.LENGTHS.unpack_from(data, _LENGTHS_AT)
+        stop = _HEAD_AT + lengths[0]
+        after = stop + lengths[1]  # padding
+        end = after + _ENDS_SIZE
+        no_body = data[after:end] == records.ENDS_1
         if not no_body:
             end = after + records.HEADER_SIZE
-            if data[after:end] != _END_OF_PARAMS:
+            if data[after:end] != records.END_OF_PARAMS_1:
                 return False
-        if not 0 < content <= self._limits.max_header_size:
+        if not 0 < lengths[0] <= self._limits.max_header_size:
             return False
         self.identifier = 1
         self.keep_connection = keep
         self._phase = _IN_HEAD
         self._offset = after + records.HEADER_SIZE
-        self.request = finish(self._decoder.decode(data[start:stop]))
+        self.request = finish(self._decoder.decode(data[_HEAD_AT:stop]))
         if no_body:
             self._phase = _ENDED
             self._end_due = True
@@ -366,14 +371,10 @@ class Reader(Codec):
 
     def encode(self, head: bytes, pieces: list[bytes], size: int, last: bool) -> list[bytes | memoryview]:
         """The next of the response in records; with ``last`` also what ends it."""
-        if head:
-            size += len(head)
+        size += len(head)
         buffers: list[bytes | memoryview]
         if self.identifier == 1 and 0 < size <= records.FULL_RECORD:
-            buffers = [records.STDOUT_1, size.to_bytes(2, "big"), records.UNPADDED]
-            if head:
-                buffers.append(head)
-            buffers += pieces
+            buffers = [records.HEADER_1.pack(records.STDOUT_1, size), head, *pieces]
             if last:
                 buffers.append(records.ENDING_1_KEEP if self.keep_connection else records.ENDING_1)
             return buffers

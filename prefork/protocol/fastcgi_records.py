@@ -17,18 +17,25 @@ from prefork.errors import ProtocolError
 __all__ = [
     "ABORT_REQUEST",
     "AUTHORIZER",
+    "BEGINNING_1",
+    "BEGINNING_1_KEEP",
     "BEGIN_REQUEST",
     "BROKEN",
     "CANT_MPX_CONN",
     "DATA",
     "ENDING_1",
     "ENDING_1_KEEP",
+    "ENDS_1",
+    "END_OF_PARAMS_1",
     "END_REQUEST",
     "FILTER",
     "FULL_RECORD",
     "GET_VALUES",
     "GET_VALUES_RESULT",
+    "HEADER",
+    "HEADER_1",
     "HEADER_SIZE",
+    "LENGTHS",
     "KEEP_CONN",
     "MAX_CONTENT",
     "OVERLOADED",
@@ -41,7 +48,6 @@ __all__ = [
     "STDOUT_1",
     "UNKNOWN_ROLE",
     "UNKNOWN_TYPE",
-    "UNPADDED",
     "VERSION",
     "decode_pairs",
     "encode_begin_request",
@@ -88,13 +94,20 @@ UNKNOWN_ROLE: Final = 3
 # FastCGI mode; a response that merely stops is taken for a complete one unless it has a Content-Length.
 BROKEN: Final = b"\xff\x00\x00\x00\x00\x00\x00\x00"
 
-_HEADER: Final = struct.Struct(">BBHHBx")
+HEADER: Final = struct.Struct(">BBHHBx")
+LENGTHS: Final = struct.Struct(">HBx")  # the second half of a header
+HEADER_1: Final = struct.Struct(">4sH2x")  # with what stands before the length as it is: `STDOUT_1`
 _BEGIN: Final = struct.Struct(">HB5x")
 _END: Final = struct.Struct(">IB3x")
-# What begins a record of request 1's response, before and behind its length; and what ends that response: an empty
-# STDOUT and END_REQUEST, for some then an empty STDERR (`ending`). Every server but HAProxy uses no other number.
+# What nginx begins with: request 1, a responder, flags 0 or KEEP_CONN, then parameters, whose length follows; and what
+# it goes on with: the end of the parameters, with that of the body if there is none.
+BEGINNING_1: Final = b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01\x04\x00\x01"
+BEGINNING_1_KEEP: Final = b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x01\x00\x00\x00\x00\x00\x01\x04\x00\x01"
+END_OF_PARAMS_1: Final = b"\x01\x04\x00\x01\x00\x00\x00\x00"
+ENDS_1: Final = END_OF_PARAMS_1 + b"\x01\x05\x00\x01\x00\x00\x00\x00"
+# What begins a record of request 1's response, before its length; and what ends that response: an empty STDOUT and
+# END_REQUEST, for some then an empty STDERR (`ending`). Every server but HAProxy uses no other number.
 STDOUT_1: Final = b"\x01\x06\x00\x01"
-UNPADDED: Final = b"\x00\x00"
 ENDING_1: Final = b"\x01\x06\x00\x01\x00\x00\x00\x00\x01\x03\x00\x01\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 ENDING_1_KEEP: Final = ENDING_1 + b"\x01\x07\x00\x01\x00\x00\x00\x00"
 
@@ -103,7 +116,7 @@ _LONG_LENGTH: Final = 0x80  # the first of four length bytes has this bit set (s
 
 def encode_header(kind: int, identifier: int, length: int, padding: int = 0) -> bytes:
     """The eight bytes before a record's content."""
-    return _HEADER.pack(VERSION, kind, identifier, length, padding)
+    return HEADER.pack(VERSION, kind, identifier, length, padding)
 
 
 def encode_record(kind: int, identifier: int, content: bytes, padding: int = 0) -> bytes:

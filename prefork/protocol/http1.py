@@ -84,6 +84,7 @@ class Reader(Codec):
     def __init__(
         self, limits: HeadLimits, origin: Origin, date: Callable[[], str], base: dict[str, Any] | None = None
     ) -> None:
+        super().__init__()
         self._limits = limits
         self._origin = origin
         self._date = date

@@ -23,15 +23,7 @@ import sys
 from bisect import bisect_left
 from typing import Final
 
-from prefork.system.controlpage import (
-    CONTROL_HEADER,
-    DOORBELL,
-    TAP,
-    WAITING,
-    control_size,
-    rows,
-    sealed_memory,
-)
+from prefork.system.controlpage import CONTROL_HEADER, DOORBELL, TAP, WAITING, control_size, rows, sealed_memory
 from prefork.system.records import BELIEVABLE, BOUNDS, LONGEST, Account, SlotRecord, Totals, counted, in_seconds
 
 __all__ = ["Scoreboard", "Slot", "slots_for"]
@@ -356,8 +348,11 @@ class Slot:
         sums = self._sums
         sums[_RAN_WORD] = self._ran_seconds
         sums[_LAST_WORD] = seconds
-        if received or sent:
-            self.move(received, sent)
+        if sent:
+            self._sent += sent
+            self._counts[_SENT_WORD] = self._sent
+        if received:
+            self.move(received, 0)
 
     def move(self, received: int, sent: int) -> None:
         """Put bytes of bodies into the account."""

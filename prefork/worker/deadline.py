@@ -40,14 +40,13 @@ class Deadline:
     as well).
     """
 
-    number: int = 0
-    in_server: bool = True
-    inside: int = 0
-    pending: bool = False
-    _began: float = 0.0
-    _connection: Connection | None = None
-
     def __init__(self, slot: Slot, soft: float | None = None) -> None:
+        self.number = 0
+        self.in_server = True
+        self.inside = 0
+        self.pending = False
+        self._began = 0.0
+        self._connection: Connection | None = None
         self._slot = slot
         self._soft = 0.0 if soft is None else soft
 

@@ -26,6 +26,7 @@ from prefork.protocol import codec, detect, fastcgi, http1
 from prefork.protocol.codec import Codec, HeadLimits, plain_text
 from prefork.protocol.fastcgi_params import CGI_VARIABLES, Decoder
 from prefork.protocol.request import Request
+from prefork.system.controlpage import TAP, WAITING
 from prefork.system.scoreboard import Slot
 from prefork.worker.accesslog import AccessLog
 from prefork.worker.clock import HttpDate
@@ -81,7 +82,6 @@ class Exchange:
         self._head_limits = HeadLimits(limits.max_header_size, limits.max_header_count, limits.max_connections)
         self._body_limits = BodyLimits(limits.max_body_size, limits.body_timeout, limits.body_min_rate)
         self._queue = QueueTime(limits.queue_timeout)
-        self._skips = limits.skip_abandoned
         self.deadline = Deadline(slot, limits.request_timeout)
         self._errors = Errors(logger, self.deadline)
         self._connections: dict[int, Connection] = {}
@@ -91,8 +91,8 @@ class Exchange:
         self._base = environ_of(self._errors, self.after_response, self.deadline, slot.number, multiprocess)
         if self._door.is_unix:
             self._base["prefork.peer"] = None
-        most = limits.max_header_count
-        self._decoder = Decoder(most + CGI_VARIABLES, self._base, most)
+        self._decoder = Decoder(limits.max_header_count + CGI_VARIABLES, self._base, limits.max_header_count)
+        self._reader = fastcgi.Reader(self._head_limits, self._decoder)
         hooks.lend(self.after_response, self.deadline.extend)
 
     def after_response(self, callable: Callable[[], Any]) -> None:
@@ -154,6 +154,8 @@ class Exchange:
             if connection.unending:
                 self._limbo.keep(connection.descriptor)
             connection.close()
+            if not self._reader.renew():
+                self._reader = fastcgi.Reader(self._head_limits, self._decoder)
         if self._afterwards:
             self._run_afterwards()
         self._connection = None
@@ -183,12 +185,10 @@ class Exchange:
         if not data:
             return
         protocol = self._door.by_first_byte[data[0]]
-        reader: Codec
-        if protocol == detect.FASTCGI:
-            reader = fastcgi.Reader(self._head_limits, self._decoder)
-        elif protocol == detect.HTTP:
+        reader: Codec = self._reader
+        if protocol == detect.HTTP:
             reader = http1.Reader(self._head_limits, self._door.origin(address), self._date, self._base)
-        else:
+        elif protocol != detect.FASTCGI:
             self._refuse_protocol(connection, data[0])
             return
         while True:
@@ -258,8 +258,9 @@ class Exchange:
         began = time.monotonic()
         queue = self._queue
         queue.measure(request.environ, began)
-        self._slot.wait(queue.waited)
-        if self._skips and self._slot.waiting and connection.is_abandoned():
+        if queue.waited >= 0.0:
+            self._slot.wait(queue.waited)
+        if self._slot.control[WAITING] and self._limits.skip_abandoned and connection.is_abandoned():
             self._request_id = self._ids.choose(request.environ)
             self._notes.abandoned(request, self._request_id, self._began)
             self._tap.turn_away(connection, reader, request, self._request_id, 0, "its client left while it waited")
@@ -290,13 +291,14 @@ class Exchange:
             transfer.send(b"", [], 0, True)
         if reader.keep_connection and transfer.skip_body():
             return not transfer.gone
-        if reader.body_ended:
-            if not (transfer.interrupted or reader.overrun or reader.pending):
-                return False
-        else:
+        if transfer.interrupted or not reader.is_over():
+            self._drain(transfer)
+        return False
+
+    def _drain(self, transfer: Transfer) -> None:
+        if not transfer.reader.body_ended:
             self._slot.enter(FINISHING)
         transfer.drain()
-        return False
 
     def _refuse_late(self, connection: Connection, reader: Codec, request: Request) -> bool:
         """It waited longer than it may: answer so, without running it; returns as `_answer`."""
@@ -312,13 +314,12 @@ class Exchange:
         self._notes.refused(request, 503, request_id, self._began)
         if reader.keep_connection and transfer.skip_body():
             return not transfer.gone
-        self._slot.enter(FINISHING)
-        transfer.drain()
+        self._drain(transfer)
         return False
 
     def _run(self, transfer: Transfer, request: Request, request_id: str, began: float) -> None:
         """Run the application and send what it answers, or what its failure makes of the answer."""
-        if self._slot.tap:
+        if self._slot.control[TAP]:
             self._tap.begin(transfer.connection, transfer.reader, request, request_id, began, self._queue.waited)
             transfer.tap = self._tap
         deadline = self.deadline

@@ -19,6 +19,8 @@ class Peer:
     the first time after the connection was closed.
     """
 
+    __slots__ = ("_connection", "_known", "_serial")
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._serial = connection.serial

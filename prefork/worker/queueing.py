@@ -37,10 +37,10 @@ class QueueTime:
 
     def measure(self, environ: dict[str, Any], monotonic: float) -> None:
         """Find out how long a request has waited until now, and tell the application if that is known."""
-        stamp: str | None = environ.get("REQUEST_START") or environ.get("HTTP_X_REQUEST_START")
-        if stamp is None:
-            self.waited = UNKNOWN
+        self.waited = UNKNOWN
+        if "REQUEST_START" not in environ and "HTTP_X_REQUEST_START" not in environ:
             return
+        stamp: str = environ.get("REQUEST_START") or environ.get("HTTP_X_REQUEST_START") or ""
         now = time.time()
         offset = now - monotonic
         if abs(offset - self._offset) > _STEP:

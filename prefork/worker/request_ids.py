@@ -23,9 +23,9 @@ class RequestIds:
 
     def choose(self, environ: dict[str, Any]) -> str:
         """The proxy's (a parameter of its own, else the header that came through it), or the next of ours."""
-        given: Any = environ.get("REQUEST_ID") or environ.get("HTTP_X_REQUEST_ID")
-        if given and _GIVEN_ID.fullmatch(given) is not None:
-            found: str = given
-            return found
+        if "REQUEST_ID" in environ or "HTTP_X_REQUEST_ID" in environ:
+            given: str = environ.get("REQUEST_ID") or environ.get("HTTP_X_REQUEST_ID") or ""
+            if _GIVEN_ID.fullmatch(given) is not None:
+                return given
         self._count += 1
-        return self._prefix + str(self._count)
+        return f"{self._prefix}{self._count}"

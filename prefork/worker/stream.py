@@ -36,12 +36,13 @@ class Input:
     ever. A body that ends too early raises `prefork.ClientDisconnected`, an OSError.
     """
 
-    _data: bytes = b""
-    _offset: int = 0
+    __slots__ = ("_data", "_deadline", "_offset", "_source")
 
     def __init__(self, source: Body, deadline: Deadline) -> None:
         self._source: Body | None = source
         self._deadline = deadline
+        self._data: bytes = b""
+        self._offset = 0
 
     def finish(self) -> None:
         """The request is over: what was not read is not to be had any more."""

@@ -40,28 +40,50 @@ class Transfer:
     slow), 0 as long as it was not.
     """
 
-    started: bool = False  # some of the response has been sent
-    complete: bool = False  # all of it has
-    broken: bool = False  # its end says that it is not complete
-    aborted: bool = False
-    gone: bool = False
-    interrupted: bool = False  # the application was told of a client that left or was cut off
-    refusal: int = 0
-    own_status: int = 0  # of a response of our own, if that was the answer
-    surplus: int = 0  # bytes of body beyond CONTENT_LENGTH, cut off
-    tap: Tap | None = None  # where somebody looks
-    received: int = 0  # bytes of the body that were taken so far
-    _malformed: bool = False
-    _held: bytes = b""
-    _pace: Pace | None = None  # of the body, once more of it was asked for
-    _next_look: float = 0.0
+    __slots__ = (
+        "_errors",
+        "_held",
+        "_length",
+        "_limits",
+        "_malformed",
+        "_next_look",
+        "_pace",
+        "aborted",
+        "broken",
+        "complete",
+        "connection",
+        "gone",
+        "interrupted",
+        "own_status",
+        "reader",
+        "received",
+        "refusal",
+        "started",
+        "surplus",
+        "tap",
+    )
 
     def __init__(self, connection: Connection, reader: Codec, errors: Errors, body: BodyLimits, length: int) -> None:
         self.connection = connection
         self.reader = reader
+        self.started = False  # some of the response has been sent
+        self.complete = False  # all of it has
+        self.broken = False  # its end says that it is not complete
+        self.aborted = False
+        self.gone = False
+        self.interrupted = False  # the application was told of a client that left or was cut off
+        self.refusal = 0
+        self.own_status = 0  # of a response of our own, if that was the answer
+        self.surplus = 0  # bytes of body beyond CONTENT_LENGTH, cut off
+        self.tap: Tap | None = None  # where somebody looks
+        self.received = 0  # bytes of the body that were taken so far
         self._errors = errors
         self._limits = body
         self._length = length
+        self._malformed = False
+        self._held: bytes = b""
+        self._pace: Pace | None = None  # of the body, once more of it was asked for
+        self._next_look = 0.0
 
     # -- the body
 

@@ -20,9 +20,9 @@ GET = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "/hello", "HTTP_COOKIE": "c" * 30
 Trace = list[tuple[str, Any]]
 
 
-def drive(chunks: list[bytes], limits: HeadLimits = LIMITS) -> tuple[Trace, bytes]:
+def drive(chunks: list[bytes], limits: HeadLimits = LIMITS, reader: Reader | None = None) -> tuple[Trace, bytes]:
     """What a reader makes of the chunks: its events, pieces of the body joined, and its replies."""
-    reader = Reader(limits)
+    reader = reader or Reader(limits)
     trace: Trace = []
     replies = b""
     try:
@@ -228,6 +228,33 @@ def test_byte_by_byte(case: str) -> None:
     """Each case, received in single bytes."""
     stream, trace, replies = CASES[case]
     assert drive([stream[i : i + 1] for i in range(len(stream))]) == (trace, replies)
+
+
+@pytest.mark.parametrize("size", [0, 1, len(HEAD), 10**6])
+@pytest.mark.parametrize("before", CASES)
+def test_after_another_connection(before: str, size: int) -> None:
+    """A reader that can be renewed after a connection, wherever that broke off, is as good as a new one."""
+    for case, (stream, trace, replies) in CASES.items():
+        reader = Reader(LIMITS)
+        drive([CASES[before][0][:size]], reader=reader)
+        if not reader.renew():
+            return
+        assert (reader.answerable, reader.body_ended, reader.is_over()) == (False, True, True)
+        assert drive([stream], reader=reader) == (trace, replies), case
+
+
+@pytest.mark.parametrize("flags", [0, records.KEEP_CONN])
+def test_usual_connections_have_one_reader(flags: int) -> None:
+    """Nothing is left of a request that was answered, be its body unread; what is more makes a new one necessary."""
+    reader = Reader(LIMITS)
+    head = encode_begin_request(1, flags=flags) + HEAD[16:]
+    for rest in (EOF, b"", encode_stdin(b"unread") + EOF):
+        assert drive([head], reader=reader)[0][0][0] == "request"
+        reader.receive(rest)
+        assert reader.renew()
+        assert (reader.request, reader.keep_connection, reader.pending) == (None, False, False)
+    drive([head + EOF + encode_stdin(b"more")], reader=reader)
+    assert not reader.renew()
 
 
 @given(st.sampled_from(sorted(CASES)), st.data())
