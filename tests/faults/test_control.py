@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,24 +49,36 @@ def say(folder: Path, data: bytes) -> bytes:
         return answer
 
 
+@contextmanager
+def held(server: Server, folder: Path, number: int = 1) -> Iterator[list[str]]:
+    """So many workers run a request until the block ends; the URIs of these."""
+    uris = [f"/hold?fifo={folder}/fifo{index}" for index in range(number)]
+    threads = [threading.Thread(target=server.ask, args=("GET", uri)) for uri in uris]
+    with ExitStack() as stack:
+        for index, thread in enumerate(threads):
+            os.mkfifo(folder / f"fifo{index}")
+            thread.start()
+            stack.callback(thread.join)
+            writer = os.open(folder / f"fifo{index}", os.O_WRONLY)  # returns when the worker reads
+            stack.callback(os.close, writer)
+        yield uris
+
+
 def test_status_shows_what_runs(folder: Path, server: Server) -> None:
     """Found by the socket that is served: pools, queue, and the request of each worker, as text and as JSON."""
-    thread = threading.Thread(target=server.ask, args=("GET", f"/slow?s=4&began={folder}/began"))
-    thread.start()
-    wait_until((folder / "began").exists)
-    done = control(folder, "--socket", server.address, "status", "--json")
+    with held(server, folder) as uris:
+        done = control(folder, "--socket", server.address, "status", "--json")
+        text = control(folder, "status", SOCK_PATH=server.address).stdout
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     (pool,) = answer["pools"]
     assert (answer["pid"], answer["phase"], pool["socket"]) == (server.pid, "serving", server.address)
     assert (pool["active processes"], pool["idle processes"], pool["max children"]) == (1, 1, 2)
     running = [process for process in pool["processes"] if process["request uri"] is not None]
-    assert [process["request uri"] for process in running] == [f"/slow?s=4&began={folder}/began"]
+    assert [process["request uri"] for process in running] == uris
     assert running[0]["pid"] in server.workers()
-    text = control(folder, "status", SOCK_PATH=server.address).stdout
     assert "2 of 2 (static): 1 idle, 1 active; generation 1" in text
-    assert f"GET /slow?s=4&began={folder}/began, " in text
-    thread.join()
+    assert f"GET {uris[0]}, " in text
 
 
 def test_stop_is_done_when_it_says_so(folder: Path) -> None:
@@ -100,15 +112,11 @@ def test_stop_now_does_not_wait(folder: Path, server: Server) -> None:
 
 def test_a_stop_that_is_not_waited_for_is_a_stop(folder: Path, server: Server) -> None:
     """Ctrl-C ends the wait, not the stop."""
-    asked = threading.Thread(target=server.ask, args=("GET", f"/slow?s=0.5&began={folder}/began"))
-    asked.start()
-    wait_until((folder / "began").exists)
-    with ordering(folder, "--control", str(folder / "c.sock"), "stop") as client:
+    with held(server, folder), ordering(folder, "--control", str(folder / "c.sock"), "stop") as client:
         server.wait_event("stopping")
         client.send_signal(signal.SIGINT)
         assert client.wait(PATIENCE) == 130
     assert server.wait_exit() == 0
-    asked.join()
 
 
 def test_a_server_that_is_booting_can_be_asked_and_stopped(folder: Path) -> None:
@@ -139,15 +147,10 @@ def test_ping_through(folder: Path, server: Server) -> None:
         replaced = control(folder, *ping, "--through")
         assert (replaced.returncode, "no longer the socket that pid" in replaced.stderr) == (1, True)
         aside.rename(server.path)
-    threads = [threading.Thread(target=server.ask, args=("GET", f"/slow?s=2&began={folder}/{n}")) for n in (1, 2)]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: (folder / "1").exists() and (folder / "2").exists())
-    stuck = control(folder, *ping, "--through", "--timeout", "100ms")
-    assert (stuck.returncode, "no worker answers: all are busy, or hang" in stuck.stderr) == (1, True)
-    assert control(folder, *ping, "--json").returncode == 0
-    for thread in threads:
-        thread.join()
+    with held(server, folder, 2):
+        stuck = control(folder, *ping, "--through", "--timeout", "100ms")
+        assert (stuck.returncode, "no worker answers: all are busy, or hang" in stuck.stderr) == (1, True)
+        assert control(folder, *ping, "--json").returncode == 0
 
 
 def test_wait_and_get_without_a_socket(folder: Path, server: Server) -> None:
