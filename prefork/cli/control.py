@@ -185,27 +185,32 @@ def _reopen_logs(words: argparse.Namespace) -> int:
 
 
 def _explain(words: argparse.Namespace) -> int:
+    episodes, unasked = _remembered(words)
     if words.log != "-":
         try:
             with open(words.log, encoding="utf-8", errors="replace") as lines:
-                findings = explain(lines, _remembered(words))
+                findings = explain(lines, episodes)
         except OSError as problem:
             raise Failure(f"{words.log}: {problem.strerror}") from None
     else:
         lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
-        findings = explain(lines, _remembered(words))
+        findings = explain(lines, episodes)
     _print(as_values(findings), words.json, lambda: findings_as_text(findings))
+    if unasked and any(finding.meaning.of_saturation for finding in findings.found):
+        print(f"not matched with what held the workers: {unasked}", file=sys.stderr)
     return 0
 
 
-def _remembered(words: argparse.Namespace) -> list[Episode]:
-    """The saturations that the server remembers, if there is one to be asked: the log may come from elsewhere."""
+def _remembered(words: argparse.Namespace) -> tuple[list[Episode], str]:
+    """The saturations that the server remembers, or why there is none to be asked: the log may come from elsewhere."""
     control, served = _control_path(words), _served(words, os.environ)
     try:
         answer = give(find_door(control, served, os.environ), "saturation")
-        return recall(answer, meant=control is not None or served is not None)
-    except (Failure, KeyError, TypeError, ValueError):  # none, several, or another version that does not know
-        return []
+        return recall(answer, meant=control is not None or served is not None), ""
+    except Failure as failure:  # none, or several
+        return [], str(failure)
+    except (KeyError, TypeError, ValueError):
+        return [], "the server's answer cannot be read; is it another version?"
 
 
 def _print(answer: Mapping[str, Any], as_it_is: bool, text: Callable[[], str]) -> None:

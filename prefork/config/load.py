@@ -80,6 +80,8 @@ def from_keywords(
     Numbers may be numbers, repeatable options lists or tuples, ``env`` a mapping; ``None`` counts as not said.
     ``app`` may be the callable itself. ``config`` names a configuration file. Raises as `from_arguments`.
     """
+    if app is not None and not isinstance(app, str) and not callable(app):
+        raise ConfigurationError(f'app: expected "module:callable" or a callable, found {app!r:.80}')
     said = words_of({key: value for key, value in keywords.items() if key != "config"})
     if isinstance(app, str):
         said[APP.key] = Said("app", "app", (app,))

@@ -83,6 +83,27 @@ def test_no_server_to_be_found(monkeypatch: pytest.MonkeyPatch, capsysbinary: Ca
         assert "is asked by its socket (get, wait); name one:\n  --socket" in said(capsysbinary)[1]
 
 
+FULL = (
+    "2026/11/20 10:00:00 [error] 7#7: *1 connect() to unix:/run/app.sock failed (11: Resource temporarily unavailable) "
+    'while connecting to upstream, client: 127.0.0.1, server: x, request: "GET / HTTP/1.1", '
+    'upstream: "fastcgi://unix:/run/app.sock:", host: "x"\n'
+)
+
+
+@pytest.mark.parametrize(("line", "told"), [(FULL, True), (FULL.replace("11: R", "2: R"), False), ("", False)])
+def test_a_log_that_no_server_was_asked_about(
+    line: str, told: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture
+) -> None:
+    """What could have been matched with a server's memory and was not, is told with the reason, beside the findings."""
+    monkeypatch.delenv("SOCK_PATH", raising=False)
+    monkeypatch.setattr(orders, "find_doors", lambda _environ: [])
+    (folder / "error.log").write_text(line)
+    assert main(["explain", str(folder / "error.log")]) == 0
+    message = said(capsysbinary)[1]
+    assert message.startswith("not matched with what held the workers: no server's control socket was found") is told
+    assert bool(message) is told
+
+
 def takes_json(command: str) -> bool:
     """Whether the command's own help has --json."""
     shown = io.StringIO()

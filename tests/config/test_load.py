@@ -549,6 +549,12 @@ def test_keywords_without_app() -> None:
         from_keywords(None, {"socket": SOCKET}, {})
 
 
+def test_an_app_that_is_neither_a_name_nor_callable() -> None:
+    """Is told as what it is."""
+    with pytest.raises(ConfigurationError, match=r'^app: expected "module:callable" or a callable, found 3$'):
+        from_keywords(3, {"socket": SOCKET}, {})  # type: ignore[arg-type]
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 FILE = """
