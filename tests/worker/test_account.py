@@ -84,8 +84,9 @@ def test_how_long_requests_run(desk: Desk) -> None:
 
 
 def stamp(ago: float) -> str:
-    """As nginx writes it."""
-    return f"t={time.time() - ago:.3f}"
+    """As nginx writes it: what is less than a millisecond is cut off, not rounded to a moment that is still to come."""
+    milliseconds = int((time.time() - ago) * 1_000)
+    return f"t={milliseconds // 1_000}.{milliseconds % 1_000:03}"
 
 
 def test_how_long_requests_had_waited(desk: Desk) -> None:
