@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -174,6 +175,12 @@ def resident() -> int:
 
 
 PLAIN: Final = [("Content-Type", "text/plain")]
+
+
+def stamp(ago: float) -> str:
+    """The moment so many seconds ago as nginx writes it: what is less than a millisecond is cut off, not rounded."""
+    milliseconds = int((time.time() - ago) * 1_000)
+    return f"t={milliseconds // 1_000}.{milliseconds % 1_000:03}"
 
 
 def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:

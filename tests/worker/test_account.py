@@ -13,7 +13,7 @@ from prefork.policy.model import STARTING
 from prefork.protocol.codec import plain_text
 from prefork.system.records import BOUNDS, Totals
 from prefork.worker.limits import Limits
-from wire import Desk, get, hello, post
+from wire import Desk, get, hello, post, stamp
 
 
 def totals(desk: Desk) -> Totals:
@@ -81,12 +81,6 @@ def test_how_long_requests_run(desk: Desk) -> None:
     assert sum(found.ran[BOUNDS.index(0.05) + 1 :]) >= 1
     assert sum(found.ran[BOUNDS.index(0.01) + 1 :]) >= 2
     assert 0.011 <= desk.scoreboard.account(desk.slot.number).last <= passed
-
-
-def stamp(ago: float) -> str:
-    """As nginx writes it: what is less than a millisecond is cut off, not rounded to a moment that is still to come."""
-    milliseconds = int((time.time() - ago) * 1_000)
-    return f"t={milliseconds // 1_000}.{milliseconds % 1_000:03}"
 
 
 def test_how_long_requests_had_waited(desk: Desk) -> None:

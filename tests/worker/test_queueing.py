@@ -22,7 +22,7 @@ from prefork.worker.accesslog import AccessLog
 from prefork.worker.exchange import Exchange
 from prefork.worker.limits import Limits
 from prefork.worker.queueing import QueueTime
-from wire import EOF, Desk, get, hello, post
+from wire import EOF, Desk, get, hello, post, stamp
 
 LATE_AFTER_2 = Limits(queue_timeout=2.0)
 
@@ -36,12 +36,6 @@ class Watched:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         self.environs.append(environ)
         return hello(environ, start_response)
-
-
-def stamp(ago: float) -> str:
-    """As nginx writes it."""
-    milliseconds = int((time.time() - ago) * 1_000)
-    return f"t={milliseconds // 1_000}.{milliseconds % 1_000:03}"
 
 
 # -- the time in the queue
