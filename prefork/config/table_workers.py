@@ -114,7 +114,8 @@ PROCESSES: Final = (
         "processes",
         "SIZE",
         limit(size(least=1024**2)),
-        "private memory of a worker; one that has grown beyond it is replaced between two requests",
+        "private memory of a worker; one beyond it is replaced between two requests, at an age of 10 s or more, or "
+        "sooner where it has grown to twice as much",
         spell_size,
         unset="off",
     ),

@@ -15,7 +15,10 @@ GRACE_FOR_STOPPED: Final = 1.0
 """Seconds that a worker may be stopped (SIGSTOP) before another takes its place."""
 
 GRACE_FOR_MEMORY: Final = 10.0
-"""Seconds of life of a worker that was too large from the start: replacing it at once helps nobody."""
+"""Seconds of life of a worker that is too large: where its successor will soon be as large, that is the brake."""
+
+_FAR_BEYOND: Final = 2
+"""Times max_memory: who has grown to that is replaced before the grace is over."""
 
 
 def due(worker: Worker, rules: Rules, now: float) -> str:
@@ -26,8 +29,8 @@ def due(worker: Worker, rules: Rules, now: float) -> str:
         return worker.spent
     age = now - (worker.forked if worker.ready is None else worker.ready)
     if rules.max_memory is not None and worker.memory > rules.max_memory:
-        grown = 0 < worker.newborn <= rules.max_memory
-        if grown or age >= GRACE_FOR_MEMORY:
+        runs_away = 0 < worker.newborn <= rules.max_memory and worker.memory >= _FAR_BEYOND * rules.max_memory
+        if runs_away or age >= GRACE_FOR_MEMORY:
             return f"max_memory ({rules.max_memory} bytes): {worker.memory}"
     if rules.max_lifetime is not None and age >= rules.max_lifetime * (1.0 - LIFETIME_SPREAD * worker.luck):
         return f"max_worker_lifetime ({rules.max_lifetime:g} s)"
