@@ -23,6 +23,7 @@ from prefork.master.launch import Launch
 from prefork.master.loop import Master
 from prefork.master.output import Outputs
 from prefork.master.perform import Performer
+from prefork.master.places import pythonpath_of
 from prefork.master.pool import Pool
 from prefork.master.rules import rules_of
 from prefork.system import handover
@@ -69,16 +70,18 @@ class Assembly:
         if not isinstance(pool.app, str):
             return []
         parts = pool.app.partition(":")[0].split(".")
-        for root in (*(absolute(place, self.base) for place in pool.pythonpath), self.directory(pool)):
+        for root in (*pythonpath_of(pool, self.base), self.directory(pool)):
             places = [os.path.join(root, *parts[:depth]) for depth in range(1, len(parts) + 1)]
-            files = [*(os.path.join(place, "__init__.py") for place in places), f"{places[-1]}.py"]
+            packages = [os.path.join(place, "__init__.py") for place in places]
+            # A package goes before a module of the same name beside it.
+            files = packages if os.path.exists(packages[-1]) else [*packages, f"{places[-1]}.py"]
             if found := [file for file in files if os.path.exists(file)]:
                 return found
         return []
 
     def launch(self, config: Config, pool: PoolConfig, identity: Identity | None) -> Launch:
         """How the zygotes of a pool are started."""
-        return Launch(config, pool, identity, self.directory(pool), self.files, self.become_zygote)
+        return Launch(config, pool, identity, self.base, self.directory(pool), self.files, self.become_zygote)
 
     def bulletin_for(self, pool: PoolConfig) -> Bulletin | None:
         """What a pool that shows the status is given; None for others."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import prefork
 from prefork.config.model import Config, PoolConfig
 from prefork.errors import ConfigurationError
-from prefork.master.places import places_of
+from prefork.master.places import places_of, pythonpath_of
 from prefork.policy.culprits import Places
 from prefork.system.channel import LARGEST_MESSAGE, weight
 from prefork.system.handover import FOR_US
@@ -48,14 +48,15 @@ class Launch:
     config: Config
     pool: PoolConfig
     identity: Identity | None
-    directory: str  # absolute, symlinks kept
+    base: str  # the directory the server was started in: absolute, symlinks kept
+    directory: str  # the application's, likewise
     files: tuple[int, int]  # RLIMIT_NOFILE as the master found it
     become_zygote: Callable[[Mapping[int, int], Any], None]  # for an application that was given as a callable
     places: Places = field(init=False, compare=False)  # where its code is, as links lead when this is made
 
     def __post_init__(self) -> None:
         """Raises `ConfigurationError` where a zygote could not be told its settings."""
-        object.__setattr__(self, "places", places_of(self.pool, self.directory))
+        object.__setattr__(self, "places", places_of(self.pool, self.base, self.directory))
         size = weight(self.settings(generation=2**63, slots=2**31, load=True))
         if size > _MOST_SETTINGS:
             longest = max(_LISTS, key=lambda name: weight(list(getattr(self.pool, name))))
@@ -81,7 +82,7 @@ class Launch:
             "load": load and self.pool.preload != "never",
             "fork_anyway": self.pool.preload == "always" or not isinstance(self.pool.app, str),
             "directory": self.directory,
-            "pythonpath": list(self.pool.pythonpath),
+            "pythonpath": list(pythonpath_of(self.pool, self.base)),
             "warmup": list(self.pool.warmup),
             "boot_timeout": self.pool.boot_timeout,
             "canary": self.pool.canary or "",

@@ -15,15 +15,21 @@ from typing import Final
 import prefork
 from prefork.config.model import PoolConfig
 from prefork.policy.culprits import Places
+from prefork.system.paths import absolute
 
-__all__ = ["places_of"]
+__all__ = ["places_of", "pythonpath_of"]
 
 _HOME: Final = Path(prefork.__file__).parent
 
 
-def places_of(pool: PoolConfig, directory: str) -> Places:
-    """For an application that is started in this directory. Links are followed as they lead now; raises nothing."""
-    roots = (directory, *(str(Path(directory, folder)) for folder in pool.pythonpath))
+def pythonpath_of(pool: PoolConfig, base: str) -> tuple[str, ...]:
+    """A pool's pythonpath, from the directory in which the server was started. Links are not followed."""
+    return tuple(absolute(folder, base) for folder in pool.pythonpath)
+
+
+def places_of(pool: PoolConfig, base: str, directory: str) -> Places:
+    """For an application that works in ``directory``. Links are followed as they lead now; raises nothing."""
+    roots = (directory, *pythonpath_of(pool, base))
     package = pool.app_name.partition(":")[0].partition(".")[0]
     if package == prefork.__name__:  # prefork.demo: what runs around it does not show in a stack
         return Places(_both((*roots, str(_HOME.parent))), package, _library())

@@ -209,6 +209,16 @@ def test_an_application_that_its_user_cannot_read(folder: Path, where: str, shut
     assert serve(*words, "--check", folder=folder).returncode == 78
 
 
+@pytest.mark.root
+def test_a_module_in_the_shadow_of_a_package(folder: Path) -> None:
+    """Python imports the package: a file of the same name beside it is nothing that its user must read."""
+    (folder / "shop").mkdir()
+    (folder / "shop" / "__init__.py").write_text("def application(environ, start_response): ...\n")
+    (folder / "shop.py").touch(0o600)
+    done = serve("shop", "--socket", "a", "--user", "nobody", "--check", folder=folder)
+    assert (done.returncode, done.stdout) == (0, "pool www: ok\n")
+
+
 def test_show(folder: Path) -> None:
     """--show-config is 0 and TOML on standard output, and starts nothing; the application need not exist."""
     (folder / "f.toml").write_text('[pool.shop]\napp = "nonesuch"\nsocket = "a"\n')

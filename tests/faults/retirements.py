@@ -49,7 +49,7 @@ class Bench:
         slots = slots_for(_WORKERS)
         book = Pool("www", "faulty", rules=Rules(max_children=_WORKERS), slots=slots, inherited=False)
         files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        launch = Launch(Config(pools=(pool,)), pool, None, os.getcwd(), files, lambda _gifts, _app: None)
+        launch = Launch(Config(pools=(pool,)), pool, None, os.getcwd(), os.getcwd(), files, lambda _gifts, _app: None)
         self.selector = selectors.DefaultSelector()
         logger = make_logger(open_log("stderr", "error_log"), level="warning")
         self.hands = Performer(book, Holdings(listener, slots), launch, logger, self._watch, self._unwatch)

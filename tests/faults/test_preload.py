@@ -120,7 +120,7 @@ def test_a_callable_is_served_as_it_stands(folder: Path) -> None:
 
 @pytest.mark.parametrize("where", ["env", "pythonpath", "chdir"])
 def test_what_the_application_finds_around_it(folder: Path, where: str) -> None:
-    """--env, --pythonpath and --chdir reach the application."""
+    """--env, --pythonpath and --chdir reach the application; both paths count from where the server is started."""
     (folder / "release").mkdir()
     (folder / "library").mkdir()
     (folder / "library" / "helper.py").write_text("NAME = 'pythonpath'\n")
@@ -132,7 +132,7 @@ def test_what_the_application_finds_around_it(folder: Path, where: str) -> None:
         "    return [found[environ['QUERY_STRING']].encode()]\n"
     )
     (folder / "current").symlink_to("release")
-    options = ("--chdir", "current", "--pythonpath", str(folder / "library"), "--env", "WHERE=env")
+    options = ("--chdir", "current", "--pythonpath", "library", "--env", "WHERE=env")
     with Server("around", *options, folder=folder) as server:
         expected = {"env": "env", "pythonpath": "pythonpath", "chdir": "release"}[where]
         assert server.ask(path=f"/?{where}").text == expected

@@ -78,7 +78,7 @@ class Hands(Performer):
         super().__init__(
             pool,
             Holdings(Listener.claim(parse_address(address)), SLOTS),
-            Launch(Config(pools=(config,)), config, None, "/", (1024, 1024), lambda _gifts, _app: None),
+            Launch(Config(pools=(config,)), config, None, "/", "/", (1024, 1024), lambda _gifts, _app: None),
             self.log,  # type: ignore[arg-type]
             lambda _hands, channel: self.watched.append(channel),
             lambda _hands, channel: self.watched.remove(channel),

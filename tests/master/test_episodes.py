@@ -264,12 +264,23 @@ def test_where_the_application_stands() -> None:
         assert places.is_application(__file__)
 
 
+def test_paths_count_from_where_the_server_is_started(folder: Path) -> None:
+    """Not from the application's directory: the zygote and the places have the same ones."""
+    pool = PoolConfig(app="app:application", socket="@x", max_children=1, pythonpath=("lib", "./../more"))
+    base, files = str(folder), (1024, 1024)
+    launch = Launch(Config(pools=(pool,)), pool, None, base, f"{base}/current", files, lambda _gifts, _app: None)
+    told = launch.settings(generation=1, slots=64, load=True)["pythonpath"]
+    assert told == [f"{base}/lib", f"{base}/../more"]
+    assert set(launch.places.roots) >= {f"{base}/current", *told}
+    assert f"{base}/current/lib" not in launch.places.roots
+
+
 def test_the_demo_is_an_application() -> None:
     """Though it comes with the server; wherever that is installed."""
     import prefork.demo
 
     pool = PoolConfig(app="prefork.demo", socket="@x", max_children=1)
-    places = Launch(Config(pools=(pool,)), pool, None, "/", (1024, 1024), lambda _gifts, _app: None).places
+    places = Launch(Config(pools=(pool,)), pool, None, "/", "/", (1024, 1024), lambda _gifts, _app: None).places
     assert places.is_application(prefork.demo.__file__)
     assert not places.is_application(json_file())
     assert places.shorten(prefork.demo.__file__) == "prefork/demo.py"
@@ -289,7 +300,7 @@ def test_a_directory_that_leads_to_itself_is_no_matter(folder: Path) -> None:
 
 def launch_in(directory: str) -> Launch:
     pool = PoolConfig(app="app:application", socket="@x", max_children=1)
-    return Launch(Config(pools=(pool,)), pool, None, directory, (1024, 1024), lambda _gifts, _app: None)
+    return Launch(Config(pools=(pool,)), pool, None, "/", directory, (1024, 1024), lambda _gifts, _app: None)
 
 
 def json_file() -> str:

@@ -39,7 +39,7 @@ def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 def launch_of(identity: Identity | None = None, **options: Any) -> Launch:
     pool = PoolConfig(**{"app": "app:application", "socket": "@x", "max_children": 3, **options})
     return Launch(
-        Config(pools=(pool,), log_level="debug"), pool, identity, "/srv/app", FILES, lambda _gifts, _app: None
+        Config(pools=(pool,), log_level="debug"), pool, identity, "/srv", "/srv/app", FILES, lambda _gifts, _app: None
     )
 
 
@@ -78,7 +78,7 @@ def test_settings_are_those_of_the_pool() -> None:
     """Under names of their own."""
     told = settings(
         name="api",
-        pythonpath=("lib",),
+        pythonpath=("lib", "/opt/more"),
         warmup=("/",),
         boot_timeout=9.0,
         max_header_size=1,
@@ -114,7 +114,7 @@ def test_settings_are_those_of_the_pool() -> None:
         "generation": 7,
         "slots": 64,
         "directory": "/srv/app",
-        "pythonpath": ["lib"],
+        "pythonpath": ["/srv/lib", "/opt/more"],
         "warmup": ["/"],
         "boot_timeout": 9.0,
         "canary": "",
@@ -273,7 +273,7 @@ def become(gifts, app):
 
 parent = os.getpid()
 pool = PoolConfig(app=application, socket="@x", umask=0o027, env={"MINE": "yes"})
-launch = Launch(Config(pools=(pool,)), pool, None, "/", (64, 128), become)
+launch = Launch(Config(pools=(pool,)), pool, None, "/", "/", (64, 128), become)
 pid = launch.start({3: 7})
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
 assert os.environ.get("MINE") is None

@@ -74,7 +74,7 @@ class Assembly:
         return None
 
     def launch(self, config: Config, pool: PoolConfig, _identity: None) -> Launch:
-        return Launch(config, pool, None, "/", (1024, 1024), lambda _gifts, _app: None)
+        return Launch(config, pool, None, "/", "/", (1024, 1024), lambda _gifts, _app: None)
 
 
 class Scene:

@@ -45,7 +45,7 @@ def attempt(folder: Path, holdings: Holdings, program: str, **options: object) -
 
     before = children(os.getpid())
     try:
-        try_import(Launch(Config(pools=(pool,)), pool, None, str(folder), files, never), holdings)
+        try_import(Launch(Config(pools=(pool,)), pool, None, str(folder), str(folder), files, never), holdings)
     finally:
         assert children(os.getpid()) == before
         assert sorted(path.name for path in folder.iterdir() if path.name != "seen") == ["app.py"]
