@@ -3,6 +3,9 @@
 It is lines of JSON: the document, and then for each of its pools the processes, which are most of it and which few ask
 for. Publishing costs time in proportion to the workers, so it happens only where somebody may read (a status pool,
 or a pool that shows its own), and ten times a second at most, however often the bell is rung.
+
+What workers do is looked at when it is put together. How many connections wait is that of the last look, in the round
+before: the queue is counted for the plan, and is not counted once more for whoever reads.
 """
 
 from __future__ import annotations

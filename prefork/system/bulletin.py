@@ -48,7 +48,8 @@ class Bulletin:
     def publish(self, text: bytes, begun: int) -> None:
         """Put this in the place of what was there. Raises ValueError for more than there is room for.
 
-        It holds since ``begun`` at least, `time.monotonic_ns` before the first of its facts was looked at.
+        ``begun`` is `time.monotonic_ns` before it was put together: who asks for news is content with what was begun
+        later. A fact may be as old as the look at it, as whoever writes it says.
         """
         if len(text) > self._room:
             raise ValueError(f"{len(text)} bytes; there is room for {self._room}")
