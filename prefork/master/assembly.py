@@ -152,9 +152,9 @@ def claim(pool: PoolConfig, others: Iterable[Listener] = (), *, patient: bool = 
     if address.kind is AddressKind.INHERITED:
         _check_unshared(address, others)
     listener = Listener.claim(address, **access_of(pool), patient=patient)
-    if pool.internal:
-        listener.await_words()  # two workers show the pages, and browsers connect in advance
     try:
+        if pool.internal:
+            listener.await_words()  # two workers show the pages, and browsers connect in advance
         check_exposure(pool, listener)
     except BaseException:
         listener.close()

@@ -131,24 +131,26 @@ def launch(keep: Iterable[int] | None) -> Link | None:
     for stream in (sys.stdout, sys.stderr):  # what is buffered must not be written twice
         with suppress(OSError, ValueError):
             stream.flush()
-    blocked = _hold_signals()
+    before = _hold_signals()
     try:
-        between = os.fork()
-    except OSError as problem:
+        middle = os.fork()
+    except BaseException as problem:  # as an audit hook may raise anything
         above.close()
         below.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        raise PreforkError(f"cannot fork: {problem.strerror}") from problem
-    if between:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if isinstance(problem, OSError):
+            raise PreforkError(f"cannot fork: {problem.strerror}") from problem
+        raise
+    if middle:
         below.close()
         with above:
-            _wait(above, between, blocked)
+            _wait(above, middle, before)
         return None
     above.close()
     link = Link(below)
     try:
         _detach(None if keep is None else set(keep), below.fileno())
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     except BaseException as error:  # noqa: BLE001 - a child must not run its parent's code, whatever happens
         link.failed(PreforkError(f"cannot become a daemon: {error}"))
         os._exit(PreforkError.exit_status)
@@ -200,21 +202,21 @@ def _hold_signals() -> set[int]:
     Python drops an exception that a signal raises within os.fork(), where modules have functions called at a fork; and
     after it neither process is yet where an exception would be understood.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     except BaseException:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise
-    return blocked
+    return before
 
 
-def _wait(line: socket.socket, between: int, blocked: set[int]) -> None:
+def _wait(line: socket.socket, middle: int, before: set[int]) -> None:
     """The launcher's part, from the fork until the daemon serves, or has failed. Signals are held, and let through."""
     try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         said = _receive(line)
-        _reap(between)
+        _reap(middle)
         if not said:
             raise PreforkError("the server ended before it served, and could not say why: see its error log")
         report: dict[str, Any] = json.loads(said)
@@ -222,12 +224,12 @@ def _wait(line: socket.socket, between: int, blocked: set[int]) -> None:
             raise _error(report)
         _hold_signals()
     except KeyboardInterrupt:
-        _end_together(line, between)
+        _end_together(line, middle)
         raise
     with suppress(OSError):
         line.send(_ACKNOWLEDGED, socket.MSG_NOSIGNAL)
     with suppress(KeyboardInterrupt):  # too late: it serves
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if sys.stderr is not None and sys.stderr.isatty():
             print(*report["lines"], sep="\n", file=sys.stderr, flush=True)  # noqa: T201 - the launcher's is a person
 
@@ -244,7 +246,7 @@ def _receive(line: socket.socket) -> bytes:
             return b""
 
 
-def _end_together(line: socket.socket, between: int) -> None:
+def _end_together(line: socket.socket, middle: int) -> None:
     """Hang up, and wait for the end of what was started. A second interrupt does not wait."""
     line.shutdown(socket.SHUT_WR)
     line.settimeout(_FAREWELL)
@@ -252,13 +254,13 @@ def _end_together(line: socket.socket, between: int) -> None:
         with suppress(ConnectionError):
             while line.recv(_LARGEST_REPORT):
                 pass
-        _reap(between)
+        _reap(middle)
 
 
-def _reap(between: int) -> None:
+def _reap(middle: int) -> None:
     """The process that forked the daemon has ended, or does so now."""
     with suppress(ChildProcessError):
-        os.waitpid(between, 0)
+        os.waitpid(middle, 0)
 
 
 def _error(report: dict[str, Any]) -> PreforkError:

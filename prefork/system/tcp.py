@@ -150,8 +150,12 @@ def no_delay(listener: socket.socket) -> None:
 
 
 def await_words(listener: socket.socket) -> None:
-    """Whoever connects and says nothing stays with the kernel: for a minute, if it is not told to let go before."""
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _SILENT_FOR)
+    """Whoever connects and says nothing stays with the kernel: for a minute, if it is not told to let go before.
+
+    Where the kernel has no such thing, silent connections are served like others.
+    """
+    with suppress(OSError):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _SILENT_FOR)
 
 
 def refuse_new(listener: socket.socket) -> None:

@@ -367,18 +367,22 @@ print(link.hear().name)
 
 
 def test_without_a_process_to_be_had(folder: Path) -> None:
-    """fork(2) fails: an error, and no descriptor left open."""
+    """fork(2) fails, or is forbidden: an error, no descriptor left open, and signals come through as before."""
     body = """
-before = os.listdir("/proc/self/fd")
-def refuse():
-    raise BlockingIOError(11, "Resource temporarily unavailable")
-os.fork = refuse
-try:
-    launch([])
-except PreforkError as error:
-    print(error, before == os.listdir("/proc/self/fd"))
+def state():
+    return os.listdir("/proc/self/fd"), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+before = state()
+for refusal in (BlockingIOError(11, "Resource temporarily unavailable"), RuntimeError("forbidden")):
+    def refuse():
+        raise refusal
+    os.fork = refuse
+    try:
+        launch([])
+    except Exception as error:
+        print(type(error).__name__, error, state() == before)
 """
-    assert printed(folder, body) == ("cannot fork: Resource temporarily unavailable True\n", "")
+    expected = "PreforkError cannot fork: Resource temporarily unavailable True\nRuntimeError forbidden True\n"
+    assert printed(folder, body) == (expected, "")
 
 
 def test_a_daemon_that_cannot_detach(folder: Path) -> None:

@@ -67,6 +67,12 @@ def test_who_says_nothing_is_left_to_the_kernel(listener: Listener) -> None:
             assert tcp.queue(worker) == QueueReading(0, listener.backlog)
 
 
+def test_a_kernel_that_does_not_wait_for_words_is_no_error() -> None:
+    """The listener serves as well without: a socket that knows no such option stands for it."""
+    with socket.socket(socket.AF_UNIX) as other:
+        tcp.await_words(other)
+
+
 def test_a_live_server_is_in_the_way(listener: Listener) -> None:
     """The port of a live server cannot be claimed, and the error names him: this process, here."""
     with pytest.raises(AddressInUse, match="asked for twice in one server"):
