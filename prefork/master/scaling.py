@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from prefork.config.model import PoolConfig
 from prefork.config.scaling import SCALABLE, scaled
-from prefork.errors import ConfigurationError
+from prefork.errors import ConfigurationError, PreforkError
 from prefork.log import Logger
 from prefork.master.loop import Master
 from prefork.master.perform import Performer
@@ -25,13 +25,15 @@ __all__ = ["Scaling"]
 _LOOK_AGAIN: Final = 0.05
 """Seconds between two looks at whether an order is done."""
 
+_ENDING: Final = "the server is being stopped"
+
 
 @dataclass(frozen=True, slots=True)
 class _Unsettled:
     """An order whose numbers hold, and whose workers are not there yet; ``then`` hears of the end of it."""
 
     numbers: Mapping[str, Mapping[str, Any]]  # by pool: what it ordered
-    failures: Mapping[str, int]  # by pool: starts that had failed before
+    failures: Mapping[str, PreforkError | None]  # by pool: the start that had failed last before
     until: float
     then: Callable[[str], None]
 
@@ -72,40 +74,41 @@ class Scaling:
         pools = {hands.pool.name: hands for hands in self._master.pools if hands.pool.name in names}
         until = now + max((hands.pool.rules.boot_timeout for hands in pools.values()), default=0.0)
         numbers = {name: _numbers(hands.launch.pool) for name, hands in pools.items()}
-        failures = {name: hands.pool.failed_starts for name, hands in pools.items()}
+        failures = {name: hands.pool.last_failure for name, hands in pools.items()}
         self._unsettled.append(_Unsettled(numbers, failures, until, then))
 
     def _beat(self, now: float) -> float | None:
         for order in list(self._unsettled):
-            verdicts = {
-                self._verdict(hands, order, late=now >= order.until)
-                for hands in self._master.pools
-                if hands.pool.name in order.failures
-            }
+            pools = {hands.pool.name: hands for hands in self._master.pools if hands.pool.phase is None}
+            verdicts = {self._verdict(name, pools.get(name), order, late=now >= order.until) for name in order.numbers}
             if None not in verdicts:
                 self._unsettled.remove(order)
                 order.then("; ".join(sorted(filter(None, verdicts))))
         return now + _LOOK_AGAIN if self._unsettled else None
 
-    def _verdict(self, hands: Performer, order: _Unsettled, *, late: bool) -> str | None:
+    def _verdict(self, name: str, hands: Performer | None, order: _Unsettled, *, late: bool) -> str | None:
         """Why a pool will not have its workers; "" if it has them, None if it is to be looked at again."""
+        is_ending = self._master.phase in (Phase.DRAINING, Phase.KILLING, Phase.ENDED)
+        if hands is None:
+            return _ENDING if is_ending else f"pool {name}: a reload has removed it"
         pool, rules = hands.pool, hands.pool.rules
-        if _numbers(hands.launch.pool) != order.numbers[pool.name]:
-            return f"pool {pool.name}: other numbers hold by now, by a reload or another order"
+        if _numbers(hands.launch.pool) != order.numbers[name]:
+            return f"pool {name}: other numbers hold by now, by a reload or another order"
         serving = [worker for worker in pool.workers.values() if worker.ready is not None and worker.listening]
-        taking = sum(worker.retired is None for worker in serving)
+        taking = sum(worker.retired is None and worker.stopped is None for worker in serving)
         least = {"static": rules.max_children, "dynamic": min(rules.min_spare, rules.max_children)}.get(rules.pm, 0)
         if least <= taking <= rules.max_children:
             return ""
-        if self._master.phase in (Phase.DRAINING, Phase.KILLING, Phase.ENDED):
-            return "the server is being stopped"
-        if pool.failed_starts > order.failures[pool.name]:
-            return f"pool {pool.name}: the numbers hold, and a new worker cannot start: {pool.last_failure}"
-        return f"pool {pool.name}: the numbers hold, and {taking} workers serve, not {least}" if late else None
+        if is_ending:
+            return _ENDING
+        if pool.last_failure is not None and pool.last_failure is not order.failures[name]:
+            return f"pool {name}: the numbers hold, and a new worker cannot start: {pool.last_failure}"
+        bound = f"at least {least}" if taking < least else f"at most {rules.max_children}"
+        return f"pool {name}: the numbers hold, and {taking} workers take connections, not {bound}" if late else None
 
     def _pools(self) -> list[Performer]:
         if self._master.phase in (Phase.DRAINING, Phase.KILLING, Phase.ENDED):
-            raise ConfigurationError("the server is being stopped")
+            raise ConfigurationError(_ENDING)
         if self._master.phase is Phase.RELOADING:
             raise ConfigurationError("a reload is under way, which goes back to the configuration: scale after it")
         return [hands for hands in self._master.pools if hands.pool.phase is None and not hands.launch.pool.internal]

@@ -170,7 +170,11 @@ def test_an_order_whose_workers_do_not_come(scene: Scene) -> None:
     scene.master.after(hands.pool.rules.boot_timeout - 1)
     assert told == []
     scene.master.after(1)
-    assert told.pop() == "pool www: the numbers hold, and 0 workers serve, not 4"
+    assert told.pop() == "pool www: the numbers hold, and 0 workers take connections, not at least 4"
+    serve(hands, *range(5))
+    scene.scaling.settle(["www"], told.append, scene.master.now)
+    scene.master.after(hands.pool.rules.boot_timeout)
+    assert told.pop() == "pool www: the numbers hold, and 5 workers take connections, not at most 4"
     scene.scaling.settle(["www"], told.append, scene.master.now)
     scene.master.phase = Phase.DRAINING
     scene.master.after(0.1)
@@ -190,9 +194,51 @@ def test_an_order_that_was_overtaken(scene: Scene) -> None:
 
 
 def test_an_order_for_a_pool_that_is_gone(scene: Scene) -> None:
-    """A reload that came next has removed it: there is nothing to wait for."""
+    """A reload that came next has removed it: there is nothing to wait for, and the order came to nothing."""
+    told = list[str]()
+    scene.scaling.settle(["www", "api"], told.append, scene.master.now)
+    serve(scene.pools[1], 0, 1)
+    scene.pools[0].pool.enters(Phase.DRAINING, 0.0)
+    scene.master.after(0.1)
+    assert told.pop() == "pool www: a reload has removed it"
+    scene.scaling.settle(["www", "api"], told.append, scene.master.now)
+    del scene.master.pools[0]
+    scene.master.after(0.1)
+    assert told.pop() == "pool www: a reload has removed it"
+
+
+def test_an_order_for_a_pool_that_is_gone_with_the_server(scene: Scene) -> None:
+    """Then no reload was it."""
     told = list[str]()
     scene.scaling.settle(["www"], told.append, scene.master.now)
+    scene.master.phase = Phase.DRAINING
     del scene.master.pools[0]
+    scene.master.after(0.1)
+    assert told == ["the server is being stopped"]
+
+
+def test_a_start_that_failed_and_one_that_did_not(scene: Scene) -> None:
+    """One that gets ready forgets the failures before; the next failure is heard of all the same."""
+    hands, told = scene.pools[0], list[str]()
+    hands.pool.fails(hands.pool.current, ConfigurationError("before"))
+    scene.scaling.order([Scale("www", "pm", "static")])
+    scene.scaling.settle(["www"], told.append, scene.master.now)
+    scene.master.after(0.1)
+    assert told == []
+    serve(hands, 0)
+    hands.pool.fails(hands.pool.current, ConfigurationError("after"))
+    scene.master.after(0.1)
+    assert told == ["pool www: the numbers hold, and a new worker cannot start: after"]
+
+
+def test_a_stopped_worker_takes_no_connection(scene: Scene) -> None:
+    """Who was stopped (SIGSTOP) is none of those that the numbers ask for, until he goes on."""
+    hands, told = scene.pools[0], list[str]()
+    serve(hands, 0, 1)
+    hands.pool.stopped(0, 0.0)
+    scene.scaling.settle(["www"], told.append, scene.master.now)
+    scene.master.after(0.1)
+    assert told == []
+    hands.pool.stopped(0, None)
     scene.master.after(0.1)
     assert told == [""]
