@@ -19,7 +19,7 @@ LABELLED: Final = "labelled"  # a counter for each of several causes: {cause: nu
 HISTOGRAM: Final = "histogram"  # {"bounds": seconds, "counts": one more, "sum": seconds}
 
 AT_WORK: Final = frozenset(("Running", "Writing", "Finishing"))
-"""States of a process in which its request runs; in any other, what it shows is the one before."""
+"""States of a process in which its request runs. Idle or leaving it shows the one before, and else none."""
 
 
 @dataclass(frozen=True, slots=True)
