@@ -1,7 +1,10 @@
 """Processes that somebody stopped (SIGSTOP): noticed, told, and left to the policy.
 
 A stopped worker looks idle for ever and accepts nothing; what it has in hand stands still. The policy puts another
-in its place. A zygote holds nothing, nor does a worker that is not ready: they are killed, and the next are started.
+in its place. A zygote holds nothing, nor does a worker that is not ready: they are killed, and the next are started
+where the pool serves. At a start, and in what a reload brings, such a death is like any other: that of a worker, or of
+a zygote that imports, ends the start, and either rejects the reload. An application that stops itself would otherwise
+be tried again for ever.
 
 A terminal's Ctrl-Z stops the whole process group, the master too. When it goes on, its clock has, and so has everybody
 else: the stops that it knows of begin anew with the first look after such a pause.
