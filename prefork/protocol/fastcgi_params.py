@@ -121,7 +121,7 @@ class Decoder:
         self._plan: list[tuple[int, int, str]] = []
         self._template: dict[str, Any] = {}
         self._fixed = 0  # the size of the template
-        self._spare = 0  # pairs that the limits allow besides the runs, whatever they are
+        self._spare = 0  # pairs that the limits allow besides the runs, were they all headers
         self._unknown = 0  # requests that the plan did not fit
         self._left = _MEMORY
 
@@ -217,10 +217,11 @@ class Decoder:
         self._plan.append((_TO_THE_END, 0, ""))
         self.known = len(fixed)
         template = decode_parameters(b"".join(fixed), self._max_count)
+        headers = sum([name.startswith("HTTP_") for name in template])
         template.update(self._base)
         self._template = template
         self._fixed = len(template)
-        self._spare = min(self._max_count - self.known, self._max_headers - self._fixed)
+        self._spare = min(self._max_count - self.known, self._max_headers - headers)
 
 
 def _split(data: bytes) -> list[bytes]:

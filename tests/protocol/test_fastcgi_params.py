@@ -229,6 +229,14 @@ def test_headers_have_a_limit_of_their_own() -> None:
     assert decoder.known
 
 
+def test_what_is_no_header_takes_none_of_their_room() -> None:
+    """A limit below the number of parameters that every request has costs no time: the plan fits all the same."""
+    decoder = Decoder(100, BASE, 4)
+    for number in range(20):
+        assert len(decoder.decode(head(REMOTE_PORT=str(number)))) == len(STOCK) + len(BASE)
+    assert decoder._unknown == 2
+
+
 def test_nobody_sets_what_is_ours() -> None:
     """A parameter with a name of ours is overruled, be it known or new."""
     decoder = Decoder(20, BASE)
