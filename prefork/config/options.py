@@ -55,7 +55,6 @@ ELSEWHERE: Final = {
     "http_socket": "socket",
     "idle": "process_idle_timeout",
     "ini": "config",
-    "lazy_apps": "preload",
     "limit_post": "max_body_size",
     "limit_request_field_size": "max_header_size",
     "limit_request_fields": "max_header_count",
@@ -106,6 +105,8 @@ _TWO_PROTOCOLS: Final = "this version speaks FastCGI and HTTP"
 _VENV: Final = "a virtual environment is chosen by starting the prefork-serve in its bin directory"
 _PREFIX: Final = "this version serves one application a pool; nginx can split a prefix off (docs/nginx.md)"
 _ALWAYS: Final = "leave it out: it is always so"
+_ONE_REQUEST: Final = "leave it out: a connection carries one request"
+_NO_PLUGINS: Final = "leave it out: there are none"
 _PEERS: Final = "on a Unix socket its mode and group say who may connect (socket_mode, socket_group)"
 
 NOT_HERE: Final = {
@@ -135,12 +136,13 @@ NOT_HERE: Final = {
     "auto_procname": _ALWAYS,
     "die_on_term": _ALWAYS,
     "disable_logging": "leave it out: requests are logged only where access_log says so",
-    "keep_alive": "leave it out: a connection carries one request",
-    "keepalive": "leave it out: a connection carries one request",
+    "keep_alive": _ONE_REQUEST,
+    "keepalive": _ONE_REQUEST,
+    "lazy_apps": 'say preload = "never"',
     "master": _ALWAYS,
     "need_app": _ALWAYS,
-    "plugin": "leave it out: there are none",
-    "plugins": "leave it out: there are none",
+    "plugin": _NO_PLUGINS,
+    "plugins": _NO_PLUGINS,
     "single_interpreter": _ALWAYS,
     "statsd_host": "numbers are fetched, not sent: status_listen has /metrics",
     "strict": _ALWAYS,

@@ -312,6 +312,7 @@ def test_workers_beat_the_weaker_source() -> None:
         ((APP, "--print-config"), "unknown option --print-config; did you mean --show-config?"),
         ((APP, "--mount", "/a=b"), "unknown option --mount: this version serves one application a pool; nginx can"),
         ((APP, "--vacuum"), "unknown option --vacuum: leave it out: it is always so"),
+        ((APP, "--lazy-apps"), 'unknown option --lazy-apps: say preload = "never"'),
         ((APP, "--threads", "2"), "unknown option --threads: a worker serves one request at a time, on purpose"),
         ((APP, "--reader"), "unknown option --reader (see prefork-serve --help)"),
         ((APP, "--xyzzy"), "unknown option --xyzzy (see prefork-serve --help)"),
