@@ -137,9 +137,9 @@ def _read_field(field: Any) -> tuple[str, int]:
     if not (text.isascii() and text.isprintable()):
         _check_value(name, value)
         if "\r" in text or "\n" in text or "\0" in text or not _is_latin(text):
-            raise ValueError("a header changes its value while it is looked at")
+            raise ValueError("a header shows itself as something else than its value")
     read = (f"{text}\r\n", declared)
-    if type(name) is type(value) is str and (declared >= 0 or name in _LASTING) and len(text) <= _LONGEST_KNOWN:
+    if type(name) is type(value) is str and name in _LASTING and len(text) <= _LONGEST_KNOWN:
         if len(_KNOWN) >= _MOST_KNOWN:
             _KNOWN.clear()
         _KNOWN[name, value] = read
