@@ -69,18 +69,6 @@ class Reader(Codec):
     ``date`` gives the Date field's value; ``base`` is added to the request's environ, and wins.
     """
 
-    _phase: int = _IN_HEAD
-    _begun: bool = False  # past the empty line that may precede a request
-    _judged: int = 0  # bytes of the head that llhttp has seen
-    _end_due: bool = False
-    _left: int = 0  # of a body with a Content-Length
-    _chunks: Chunks | None = None
-    _overran: bool = False
-    _continue_due: bool = False
-    _is_11: bool = False
-    _chunking: bool = False  # the response
-    _until_close: bool = False
-
     def __init__(
         self, limits: HeadLimits, origin: Origin, date: Callable[[], str], base: dict[str, Any] | None = None
     ) -> None:
@@ -90,6 +78,17 @@ class Reader(Codec):
         self._date = date
         self._base = base
         self._parser = HttpRequestParser(None)
+        self._phase = _IN_HEAD
+        self._begun = False  # past the empty line that may precede a request
+        self._judged = 0  # bytes of the head that llhttp has seen
+        self._end_due = False
+        self._left = 0  # of a body with a Content-Length
+        self._chunks: Chunks | None = None
+        self._overran = False
+        self._continue_due = False
+        self._is_11 = False
+        self._chunking = False  # the response
+        self._until_close = False
 
     @property
     def answerable(self) -> bool:

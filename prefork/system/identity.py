@@ -143,8 +143,8 @@ def check_readable(identity: Identity | None, path: str, what: str, *, read_only
     """See that ``identity`` (None: the process as it is) can reach and read ``path``, a file or a directory.
 
     A file that is executable must be so for ``identity``, unless it is ``read_only``. ``what`` names it in messages
-    ("the interpreter"). Raises `PermissionProblem` naming the first component on the
-    way that refuses, `ConfigurationError` where the path does not exist.
+    ("the interpreter"). Raises `PermissionProblem` naming the first component on the way that refuses,
+    `ConfigurationError` where the path does not exist.
     """
     person = _ourselves() if identity is None else identity.person
     name = user_name(person.uid)

@@ -23,7 +23,7 @@ import sys
 from bisect import bisect_left
 from typing import Final
 
-from prefork.system.controlpage import CONTROL_HEADER, DOORBELL, TAP, WAITING, control_size, rows, sealed_memory
+from prefork.system.controlpage import CONTROL_HEADER, DOORBELL, TAP, control_size, rows, sealed_memory
 from prefork.system.records import BELIEVABLE, BOUNDS, LONGEST, Account, SlotRecord, Totals, counted, in_seconds
 
 __all__ = ["Scoreboard", "Slot", "slots_for"]
@@ -246,11 +246,6 @@ class Slot:
     def retire(self) -> bool:
         """Whether the master wants this worker to leave before its next accept(2)."""
         return self.control[self._retire_at] != 0
-
-    @property
-    def waiting(self) -> bool:
-        """Whether connections wait in the listen queue."""
-        return self.control[WAITING] != 0
 
     @property
     def tap(self) -> int:

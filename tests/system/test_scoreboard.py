@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from harness.processes import environment
 from prefork.policy.model import FREE, IDLE, READING, RUNNING, STARTING, WRITING
-from prefork.system.controlpage import ControlPage
+from prefork.system.controlpage import WAITING, ControlPage
 from prefork.system.records import BOUNDS, Account, SlotRecord, Totals
 from prefork.system.scoreboard import Scoreboard, Slot, slots_for
 
@@ -471,11 +471,11 @@ def test_the_request_that_must_stop(pages: Pages) -> None:
 def test_whether_somebody_waits_is_told_to_all(pages: Pages) -> None:
     """One byte for the whole pool."""
     slots = [pages.slot(number) for number in (0, 69)]
-    assert [slot.waiting for slot in slots] == [False, False]
+    assert [slot.control[WAITING] for slot in slots] == [0, 0]
     pages.control.wait(True)
-    assert [slot.waiting for slot in slots] == [True, True]
+    assert [slot.control[WAITING] for slot in slots] == [1, 1]
     pages.control.wait(False)
-    assert [slot.waiting for slot in slots] == [False, False]
+    assert [slot.control[WAITING] for slot in slots] == [0, 0]
 
 
 def test_a_copy_forgets(pages: Pages) -> None:
@@ -491,7 +491,7 @@ def test_a_copy_forgets(pages: Pages) -> None:
     slot.finish(1.0, 1, 1)
     slot.enter(IDLE)
     assert (slot.retire, pages.board.state(1), pages.board.read(1).uri) == (False, RUNNING, "/before")
-    assert (slot.dump, slot.timeout, slot.waiting) == (0, 0, False)
+    assert (slot.dump, slot.timeout, slot.control[WAITING]) == (0, 0, 0)
     assert (pages.board.deadline(1), pages.board.total(0)) == ((1, 1.0, 0.0), 0)
     assert pages.board.account(1) == Account()
 
