@@ -66,7 +66,14 @@ def held(server: Server, folder: Path, number: int = 1) -> Iterator[list[str]]:
 
 def test_status_shows_what_runs(folder: Path, server: Server) -> None:
     """Found by the socket that is served: pools, queue, and the request of each worker, as text and as JSON."""
+
+    def one_is_idle() -> bool:
+        """Once the other is done with the look whether the server is there."""
+        (pool,) = json.loads(control(folder, "--socket", server.address, "status", "--json").stdout)["pools"]
+        return bool(pool["idle processes"] == 1)
+
     with held(server, folder) as uris:
+        wait_until(one_is_idle)
         done = control(folder, "--socket", server.address, "status", "--json")
         text = control(folder, "status", SOCK_PATH=server.address).stdout
     assert (done.returncode, done.stderr) == (0, "")
