@@ -50,7 +50,8 @@ class Tally:
 
     @property
     def done(self) -> bool:
-        return self.taken >= self._wanted
+        """Enough of them, and of either kind: which workers hang in C just when they are asked is chance."""
+        return self.taken >= self._wanted and self.counts["asked"] > 0 and self.counts["forced"] > 0
 
 
 def ask(server: Server, door: Door, tally: Tally) -> None:

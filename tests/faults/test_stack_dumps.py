@@ -16,7 +16,7 @@ _COUNT = int(os.environ.get("PREFORK_TEST_DUMPS", "500"))
 
 @pytest.mark.timeout(120 + _COUNT / 10)
 def test_a_stack_of_a_busy_worker_costs_nothing_but_time(folder: Path) -> None:
-    """500 of them: no worker dies of it, and no request is lost. ``PREFORK_TEST_DUMPS=100000`` is the promise."""
+    """500, asked and forced: no worker dies of it, no request is lost. The promise: ``PREFORK_TEST_DUMPS=100000``."""
     tests = REPOSITORY / "tests"
     script = str(tests / "faults" / "stack_dumps.py")
     env = {"PYTHONPATH": os.pathsep.join([str(PACKAGE_ROOT), str(tests), str(tests / "apps")])} | UNMEASURED
@@ -25,5 +25,6 @@ def test_a_stack_of_a_busy_worker_costs_nothing_but_time(folder: Path) -> None:
     result = json.loads(done.stdout)
     assert (result["lost"], result["deaths"]) == ([], [])
     assert result["taken"] >= _COUNT
-    assert result["asked"] > result["forced"] > 0
+    assert result["asked"] > 0
+    assert result["forced"] > 0
     assert result["places"] > 5
