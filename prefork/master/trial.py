@@ -53,8 +53,9 @@ def check_places(config: Config) -> None:
     """
     logs.look_at(config.error_log, "error_log")
     for pool in config.pools:
-        if pool.access_log is not None:
-            logs.look_at(pool.access_log, f"access_log of pool {pool.name}:")
+        for option, place in (("access_log", pool.access_log), ("slowlog", pool.slowlog)):
+            if place is not None:
+                logs.look_at(place, f"{option} of pool {pool.name}:")
     if config.pid_file is not None:
         with suppress(AddressInUse):
             PidFile(config.pid_file).check()

@@ -30,4 +30,5 @@ def environ_of(
         "wsgi.input": None,
         "wsgi.url_scheme": None,
         "prefork.request_id": None,
+        "prefork.peer": None,  # over TCP it stays so
     }

@@ -89,8 +89,6 @@ class Exchange:
         self._afterwards: list[Callable[[], Any]] = []
         self._ids = RequestIds()
         self._base = environ_of(self._errors, self.after_response, self.deadline, slot.number, multiprocess)
-        if self._door.is_unix:
-            self._base["prefork.peer"] = None
         self._decoder = Decoder(limits.max_header_count + CGI_VARIABLES, self._base, limits.max_header_count)
         self._reader = fastcgi.Reader(self._head_limits, self._decoder)
         hooks.lend(self.after_response, self.deadline.extend)

@@ -154,8 +154,8 @@ def test_interrupted(folder: Path) -> None:
 
 
 def places(**options: Any) -> Config:
-    access_log = options.pop("access_log", None)
-    return Config(pools=(PoolConfig(app="app", socket="@unused", name="shop", access_log=access_log),), **options)
+    own = {name: options.pop(name) for name in ("access_log", "slowlog") if name in options}
+    return Config(pools=(PoolConfig(app="app", socket="@unused", name="shop", **own),), **options)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def places(**options: Any) -> Config:
     [
         {},
         {"error_log": "-", "access_log": "-"},
-        {"error_log": "new", "access_log": "new", "pid_file": "pid", "control_socket": "control"},
+        {"error_log": "new", "access_log": "new", "slowlog": "new", "pid_file": "pid", "control_socket": "control"},
         {"error_log": "old", "control_socket": "off"},
         {"pid_file": "ours"},
         {"control_socket": "socket"},
@@ -188,6 +188,7 @@ def test_places(options: dict[str, str], folder: Path, monkeypatch: pytest.Monke
         ({"error_log": "."}, "error_log {0} cannot be opened: it is a directory"),
         ({"error_log": "link"}, "error_log {0}/link cannot be opened: it is a symbolic link to where there is nothing"),
         ({"access_log": "socket"}, "access_log of pool shop: {0}/socket cannot be opened: it is a socket"),
+        ({"slowlog": "missing/slow"}, "slowlog of pool shop: {0}/missing/slow cannot be opened: there is no directory"),
         ({"pid_file": "missing/pid"}, "the pid file's directory {0}/missing does not exist"),
         ({"pid_file": "text"}, "{0}/text holds no pid, so it is no pid file"),
         ({"control_socket": "missing/c"}, "the control socket's directory {0}/missing does not exist"),
