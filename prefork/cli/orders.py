@@ -71,7 +71,7 @@ def find_door(control: str | None, served: str | None, environ: Mapping[str, str
     answers = {
         door: answer
         for door, answer in running.items()
-        if any({pool.get("socket"), pool.get("path")} & names for pool in answer["pools"])
+        if any({pool.get("socket"), pool.get("path"), pool.get("address")} & names for pool in answer["pools"])
     }
     if not answers:
         others = "; ".join(f"pid {answer.get('pid')} on {_sockets(answer)}" for answer in running.values())
@@ -187,7 +187,7 @@ def _only(found: Mapping[Door, dict[str, Any]]) -> Door:
 
 
 def _sockets(answer: Mapping[str, Any]) -> str:
-    return ", ".join(printable(str(pool.get("path") or pool.get("socket"))) for pool in answer["pools"])
+    return ", ".join(printable(str(pool.get("address") or pool.get("socket"))) for pool in answer["pools"])
 
 
 def _reach(door: Door) -> socket.socket:

@@ -38,8 +38,8 @@ def only_address(answer: Mapping[str, Any]) -> str:
 
 def ping_through(answer: Mapping[str, Any], served: str | None, patience: float) -> None:
     """Go through the listener of every pool in a server's answer; with ``served``, of that one. Raises `Failure`."""
-    names = set() if served is None else {absolute(served), os.path.abspath(served)}
-    chosen = [pool for pool in answer["pools"] if served is None or served == pool["socket"] or pool["path"] in names]
+    names = set() if served is None else {served, absolute(served), os.path.abspath(served)}
+    chosen = [pool for pool in answer["pools"] if {pool["socket"], pool["path"], pool["address"]} & names]
     for pool in chosen or answer["pools"]:
         _go(pool, answer["pid"], patience)
 

@@ -40,7 +40,8 @@ def recall(answer: Mapping[str, Any], *, meant: bool) -> list[Episode]:
     ``meant``  this server was named: a socket of the same name at another path is its own, since a path is another one
                in another mount namespace, or in the log of another machine
     """
-    names = {pool["pool"]: {name for name in (pool["socket"], pool["path"]) if name} for pool in answer["pools"]}
+    ways = ("socket", "path", "address")
+    names = {pool["pool"]: {pool[way] for way in ways if pool.get(way)} for pool in answer["pools"]}
     files = {pool["pool"]: os.path.basename(pool["path"] or "") if meant else "" for pool in answer["pools"]}
     return [_episode(each, frozenset(names[each["pool"]]), files[each["pool"]]) for each in answer["episodes"]]
 

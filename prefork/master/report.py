@@ -87,6 +87,7 @@ def describe_episodes(master: Master) -> dict[str, Any]:
             "pool": hands.pool.name,
             "socket": str(hands.holdings.listener),
             "path": hands.holdings.listener.path,
+            "address": hands.holdings.listener.entrance,
             "episodes": hands.ledger.saturations,
         }
         for hands in shown(master)
@@ -150,13 +151,12 @@ def shown(master: Master) -> list[Performer]:
 def _door(hands: Performer) -> dict[str, Any]:
     """What leads to a pool, and what is spoken there."""
     listener, protocol = hands.holdings.listener, hands.launch.pool.protocol
-    named = None if listener.inherited else str(listener)
     return {
         "pool": hands.pool.name,
         "socket": str(listener),
         "path": listener.path,
         "file": listener.file,
-        "address": listener.path or listener.port or named,
+        "address": listener.entrance,
         "protocol": "http" if protocol == "http" or (protocol == "auto" and listener.is_tcp) else "fastcgi",
     }
 

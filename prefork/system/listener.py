@@ -167,6 +167,14 @@ class Listener:
         return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
     @property
+    def entrance(self) -> str | None:
+        """What clients connect to, as the option names it; None for a passed socket without a name. After `claim`."""
+        if self.path or self.port or not self.inherited or self._socket is None:
+            return self.path or self.port or str(self)
+        name = self._socket.getsockname()
+        return f"@{os.fsdecode(name[1:])}" if isinstance(name, bytes) else None
+
+    @property
     def inode(self) -> int:
         """The socket's own inode, by which sock_diag knows it (not the file's). Only after `open`."""
         return os.fstat(self.fileno()).st_ino

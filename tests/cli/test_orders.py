@@ -64,8 +64,8 @@ def saying(*pieces: bytes, heard: list[bytes] | None = None) -> Script:
     return script
 
 
-def server(path: str | None = None, address: str | None = None, pid: int = 7) -> Script:
-    pools = [{"pool": "www", "socket": address or path, "path": path, "file": None}]
+def server(path: str | None = None, name: str | None = None, pid: int = 7, address: str | None = None) -> Script:
+    pools = [{"pool": "www", "socket": name or path, "path": path, "file": None, "address": address or path}]
     return saying(json.dumps({"ok": True, "pid": pid, "phase": "serving", "pools": pools}).encode())
 
 
@@ -221,6 +221,19 @@ def test_a_socket_without_a_word_beside_it(folder: Path, doors: list[Path], lock
             f"@none: no server that takes orders from us serves this. Running: pid 7 on /other.sock; pid 7 on {served}"
         )
     assert failure(lambda: find_door(None, "@none", {})).endswith("serves this; is it started?")
+
+
+@pytest.mark.parametrize("address", ["@passed", "127.0.0.1:8000"])
+def test_a_socket_that_was_passed(folder: Path, doors: list[Path], address: str) -> None:
+    """It is known by what clients connect to, whatever its server calls it."""
+    with (
+        master(folder / "1.sock", server("/other.sock")),
+        master(folder / "2.sock", server(None, "systemd", address=address)) as right,
+    ):
+        doors += [folder / "1.sock", folder / "2.sock"]
+        assert find_door(None, address, {}) == right
+        assert find_door(None, "systemd", {}) == right
+        assert f"(pid 7: {address})" in failure(lambda: find_door(None, None, {}))
 
 
 def test_the_only_one(folder: Path, doors: list[Path]) -> None:

@@ -247,3 +247,5 @@ def test_a_pool_without_a_path() -> None:
     told["pools"][0] |= {"socket": "127.0.0.1:8000", "path": None}
     (only,) = recall(told, meant=True)
     assert (only.upstreams, only.file) == (frozenset({"127.0.0.1:8000"}), "")
+    told["pools"][0] |= {"socket": "systemd", "address": "127.0.0.1:8000"}
+    assert "127.0.0.1:8000" in recall(told, meant=True)[0].upstreams

@@ -92,6 +92,8 @@ def test_only_the_one_that_was_named(path: Path, folder: Path) -> None:
         with serving(path, values):
             ping_through(answer(missing, pool(path)), served, 5.0)
         path.unlink()
+    with serving(path, values):
+        ping_through(answer(missing, {**pool(path, "systemd"), "path": None}), str(path), 5.0)
     assert "missing.sock" in failure(answer(missing), None, 5.0)
 
 

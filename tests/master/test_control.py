@@ -217,7 +217,8 @@ def test_where_workers_stand(folder: Path) -> None:
 def test_what_is_remembered(folder: Path) -> None:
     """Slow requests and episodes; of one that lasts, the queue as it is now if that is longer."""
     with hands_of() as hands, house(folder, hands) as it:
-        pools = [{"pool": "www", "socket": str(hands.holdings.listener), "path": None, "episodes": 0}]
+        leads = str(hands.holdings.listener)
+        pools = [{"pool": "www", "socket": leads, "path": None, "address": leads, "episodes": 0}]
         assert it.ask({"command": "saturation"}) == {"ok": True, "pools": pools, "episodes": []}
         assert it.ask({"command": "slow"}) == {"ok": True, "slow": []}
         facts = {"elapsed": 1.5, "method": "GET", "uri": "/a", "pid": 7, "slot": 1}

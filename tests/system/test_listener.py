@@ -357,7 +357,7 @@ def test_an_inherited_socket_is_used_and_left_as_it_is(claim: Claim, path: str) 
         listener.open()
         assert (listener.inherited, listener.limit) == (True, None)
         assert listener.inode == os.fstat(giver.fileno()).st_ino
-        assert listener.path == path
+        assert listener.path == listener.entrance == path
         assert listener.warnings == ()
         listener.shut()
         listener.close()
@@ -367,11 +367,28 @@ def test_an_inherited_socket_is_used_and_left_as_it_is(claim: Claim, path: str) 
 
 
 def test_an_inherited_abstract_socket_has_no_path(claim: Claim, name: str) -> None:
-    """There is nothing in the file system to judge."""
+    """There is nothing in the file system to judge; its name leads to it."""
     with socket.socket(socket.AF_UNIX) as giver:
         giver.bind("\0" + name[1:])
         giver.listen(3)
-        assert claim(f"fd://{giver.fileno()}").path is None
+        listener = claim(f"fd://{giver.fileno()}")
+        assert (listener.path, listener.entrance) == (None, name)
+
+
+def test_what_leads_to_a_listener(claim: Claim, path: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As --socket takes it; a passed socket may have been bound to a path that means something to its giver alone."""
+    assert claim(path).entrance == path
+    assert claim(name).entrance == name
+    port = claim("127.0.0.1:0")
+    assert port.entrance == port.port != ""
+    with socket.socket() as giver:
+        giver.listen(3)
+        assert claim(f"fd://{giver.fileno()}").entrance == f"0.0.0.0:{giver.getsockname()[1]}"
+    with socket.socket(socket.AF_UNIX) as giver:
+        monkeypatch.chdir(os.path.dirname(path))
+        giver.bind("relative.sock")
+        giver.listen(3)
+        assert claim(f"fd://{giver.fileno()}").entrance is None
 
 
 def test_too_many_open_files_are_our_error(path: str, name: str) -> None:
