@@ -71,10 +71,14 @@ class Desk:
         return self.ask(validator(application), get(**params), limits)
 
     @contextmanager
-    def client(self, exchange: Exchange) -> Iterator[Client]:
-        """A connection that the exchange serves in a thread; at the end it must have let go of it."""
+    def client(self, exchange: Exchange, sent: bytes = b"") -> Iterator[Client]:
+        """A connection that the exchange serves in a thread; at the end it must have let go of it.
+
+        What was ``sent`` is there before the exchange looks: no pause of this process makes its client a late one.
+        """
         ours, theirs = socket.socketpair()
         ours.settimeout(PATIENCE)
+        ours.sendall(sent)
         server = threading.Thread(target=exchange.serve, args=(theirs.detach(),), daemon=True)
         server.start()
         try:

@@ -15,11 +15,14 @@ from wsgiref.validate import validator
 
 import pytest
 
+from harness import wait_until
 from prefork import hooks
 from prefork.errors import ClientDisconnected, ProtocolError
 from prefork.policy.model import BAD_REQUESTS, READING, RUNNING, WRITING
 from prefork.protocol import fastcgi_records as records
 from prefork.protocol.fastcgi_client import ResponseReader, encode_request, encode_stdin
+from prefork.system.untaken import untaken
+from prefork.worker import connection
 from prefork.worker.limits import Limits
 from wire import EOF, PATIENCE, PLAIN, Answer, Client, Desk, get, hello, post, resident
 
@@ -78,8 +81,7 @@ def test_garbage_after_a_good_beginning_is_closed(desk: Desk) -> None:
 
 def test_a_head_that_never_ends(desk: Desk) -> None:
     """A client that stops within the head is answered 408 when its time is over."""
-    with desk.client(desk.exchange(hello, Limits(header_timeout=0.05))) as client:
-        client.send(encode_request(HEAD)[:-8])
+    with desk.client(desk.exchange(hello, Limits(header_timeout=0.05)), encode_request(HEAD)[:-8]) as client:
         answer = client.answer()
     assert (answer.status, answer.ended) == ("408 Request Timeout", True)
     assert desk.log.loud == ["header_timeout"]
@@ -405,9 +407,15 @@ def test_an_application_that_ignores_the_lost_client(desk: Desk) -> None:
     assert desk.log.loud == []
 
 
-def test_a_client_that_reads_nothing(desk: Desk) -> None:
+def test_a_client_that_reads_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker is free again after write_timeout, and it said meanwhile that it was writing."""
     states: list[int] = []
+
+    def looked_at(sock: socket.socket) -> int:
+        """Asked for whenever a client that takes nothing was waited for."""
+        states.append(desk.scoreboard.state(3))
+        return untaken(sock)
+
     result = Endless(bytes(1_000_000))
 
     class Watched(Endless):
@@ -419,12 +427,12 @@ def test_a_client_that_reads_nothing(desk: Desk) -> None:
         start_response("200 OK", list(PLAIN))
         return Watched(result.piece)
 
+    monkeypatch.setattr(connection, "untaken", looked_at)
     with desk.client(desk.exchange(application, Limits(write_timeout=0.2))) as client:
         client.send(get())
-        while desk.scoreboard.state(3) != WRITING:
-            assert client.server.is_alive()
         client.wait_for_end()
-    assert (states, result.closed) == ([RUNNING], 1)
+    *meanwhile, afterwards = states
+    assert (set(meanwhile), afterwards, result.closed) == ({WRITING}, RUNNING, 1)
     assert "took nothing" in desk.log.named("client_disconnected")[0]["reason"]
 
 
@@ -764,10 +772,16 @@ def test_an_exception_from_a_signal_handler_within_a_response(desk: Desk) -> Non
     def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", list(PLAIN))
         yield large[:1]
-        signal.setitimer(signal.ITIMER_REAL, 0.05)  # not before something was sent, on however slow a machine
+        ringing.start()
         yield large
 
+    def ring_in_the_middle() -> None:
+        """When it waits for room, a part of the record has been sent."""
+        wait_until(lambda: desk.scoreboard.state(3) == WRITING)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
     large = bytes(5_000_000)
+    ringing = threading.Thread(target=ring_in_the_middle)
     ours, theirs = socket.socketpair()
     ours.sendall(get())
     exchange = desk.exchange(application)
@@ -776,6 +790,7 @@ def test_an_exception_from_a_signal_handler_within_a_response(desk: Desk) -> Non
         exchange.serve(theirs.detach())
     finally:
         signal.signal(signal.SIGALRM, before)
+    ringing.join()
     assert "Alarm" in desk.log.named("request_failed")[0]["traceback"]
     assert not exchange.leave
     reader = ResponseReader()
@@ -803,10 +818,14 @@ def test_the_slot_says_what_runs(desk: Desk) -> None:
 
 def test_the_slot_says_reading_between_kept_requests(desk: Desk) -> None:
     """A connection whose next request has begun is being read."""
-    with desk.client(desk.exchange(hello)) as client:
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        client.send(encode_request(HEAD)[:9])  # it is there when the answer has gone, however late that is
+        return hello(environ, start_response)
+
+    with desk.client(desk.exchange(application)) as client:
         client.send(encode_request({**HEAD}, keep_conn=True) + EOF)
         client.until(lambda reader: reader.ended)
-        client.send(encode_request(HEAD)[:9])
         while desk.scoreboard.state(3) != READING:
             assert client.server.is_alive()
 

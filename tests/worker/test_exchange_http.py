@@ -56,10 +56,14 @@ def read_all(client: socket.socket) -> bytes:
 
 
 @contextmanager
-def served(exchange: Exchange, address: Any = "") -> Iterator[socket.socket]:
-    """A connection that the exchange serves in a thread; at the end it must have let go of it."""
+def served(exchange: Exchange, address: Any = "", sent: bytes = b"") -> Iterator[socket.socket]:
+    """A connection that the exchange serves in a thread; at the end it must have let go of it.
+
+    What was ``sent`` is there before the exchange looks.
+    """
     ours, theirs = socket.socketpair()
     ours.settimeout(PATIENCE)
+    ours.sendall(sent)
     server = threading.Thread(target=exchange.serve, args=(theirs.detach(), address), daemon=True)
     server.start()
     try:
@@ -344,8 +348,8 @@ def test_an_unread_body_does_not_cost_the_response(desk: Desk) -> None:
 
 def test_a_head_that_never_ends(desk: Desk) -> None:
     """A client that stops within the head is answered 408 when its time is over."""
-    answer = ask(desk, never, GET[:-2], Limits(header_timeout=0.05))
-    assert answer.status == "408 Request Timeout"
+    with served(desk.exchange(never, Limits(header_timeout=0.05)), sent=GET[:-2]) as client:
+        assert Answer(read_all(client)).status == "408 Request Timeout"
     assert desk.log.loud == ["header_timeout"]
 
 

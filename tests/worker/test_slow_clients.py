@@ -13,16 +13,34 @@ import pytest
 from prefork.errors import ClientDisconnected
 from prefork.policy.model import CLIENT_TIMEOUTS
 from prefork.protocol.fastcgi_client import encode_request, encode_stdin
+from prefork.system.untaken import untaken
+from prefork.worker import connection
 from prefork.worker.limits import Limits
-from wire import EOF, PATIENCE, PLAIN, Desk, get, hello, post
+from wire import EOF, PATIENCE, PLAIN, Client, Desk, get, hello, post
 
-HEAD = {"REQUEST_METHOD": "POST", "SCRIPT_NAME": "/x", "CONTENT_LENGTH": "1000"}
-HTTP_HEAD = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+HEAD = {"REQUEST_METHOD": "POST", "SCRIPT_NAME": "/x", "CONTENT_LENGTH": "1000", "HTTP_COOKIE": "c" * 1_000}
+HTTP_HEAD = b"POST /x HTTP/1.1\r\nHost: x\r\nCookie: %b\r\nContent-Length: 1000\r\n\r\n" % (b"c" * 1_000)
 
 SHORT = 0.05
 # A byte now and then is too slow for this, whatever is written at once is not.
 RATE = 10_000
-SLOW = Limits(header_timeout=SHORT, body_timeout=SHORT, write_timeout=SHORT, body_min_rate=RATE, write_min_rate=RATE)
+SLOW = Limits(body_timeout=SHORT, write_timeout=SHORT, body_min_rate=RATE, write_min_rate=RATE)
+
+
+class Clock:
+    """The worker's clock, which every look at it moves by ``step`` seconds: so much has passed after each wait.
+
+    How long this machine took for it is nobody's slowness.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+        self.now = 1_000.0
+        self.step = step
+        monkeypatch.setattr(time, "monotonic", self)
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
 
 
 def read_all(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -33,15 +51,16 @@ def read_all(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [b"%d" % size]
 
 
-def trickle(sock: socket.socket, data: bytes, pause: float) -> None:
-    """Send byte by byte until somebody has had enough."""
-    done = threading.Event()
+def trickle(sock: socket.socket, data: bytes) -> int:
+    """Send byte by byte until somebody has had enough; how many were sent."""
+    pause = threading.Event()
     for position in range(len(data)):
+        pause.wait(0.002)  # for the worker, to come to wait for the byte
         try:
             sock.send(data[position : position + 1])
         except OSError:
-            return
-        done.wait(pause)
+            return position
+    return len(data)
 
 
 def timeouts(desk: Desk) -> int:
@@ -53,7 +72,7 @@ def timeouts(desk: Desk) -> int:
 
 def test_a_client_that_says_nothing(desk: Desk) -> None:
     """Closed when its time is over: there is nobody to answer yet."""
-    with desk.client(desk.exchange(hello, SLOW)) as client:
+    with desk.client(desk.exchange(hello, Limits(header_timeout=SHORT))) as client:
         assert client.socket.recv(1) == b""
     assert desk.log.loud == ["header_timeout"]
     assert timeouts(desk) == 1
@@ -63,17 +82,14 @@ def test_a_client_that_says_nothing(desk: Desk) -> None:
     ("head", "answer"),
     [(encode_request(HEAD), b"Status: 408 Request Timeout\r\n"), (HTTP_HEAD, b"HTTP/1.1 408 Request Timeout\r\n")],
 )
-def test_a_head_byte_by_byte(desk: Desk, head: bytes, answer: bytes) -> None:
+def test_a_head_byte_by_byte(desk: Desk, head: bytes, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time is for all of it: each byte on its own would come soon enough."""
-    began = time.monotonic()
-    with desk.client(desk.exchange(hello, Limits(header_timeout=4 * SHORT))) as client:
-        client.send(head[:20])
-        sender = threading.Thread(target=trickle, args=(client.socket, head[20:-1], SHORT / 5))
-        sender.start()
+    clock = Clock(monkeypatch, PATIENCE / 5)
+    began = clock.now
+    with desk.client(desk.exchange(hello, Limits(header_timeout=PATIENCE)), head[:20]) as client:
+        assert trickle(client.socket, head[20:-1]) < len(head[20:-1])
         assert answer in client.socket.recv(65_536)
-        assert time.monotonic() - began >= 4 * SHORT
-        client.socket.close()
-        sender.join(PATIENCE)
+    assert clock.now - began >= PATIENCE
     assert desk.log.loud == ["header_timeout"]
     assert timeouts(desk) == 1
 
@@ -88,9 +104,12 @@ def test_a_head_byte_by_byte(desk: Desk, head: bytes, answer: bytes) -> None:
         (HTTP_HEAD, bytes(1_000), b"HTTP/1.1 408 Request Timeout\r\n"),
     ],
 )
-def test_a_body_byte_by_byte(desk: Desk, head: bytes, body: bytes, answer: bytes) -> None:
+def test_a_body_byte_by_byte(
+    desk: Desk, head: bytes, body: bytes, answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ClientDisconnected in the application, again whenever it asks, 408 to the client, counted once."""
     seen: list[BaseException] = []
+    Clock(monkeypatch, PATIENCE / 5)
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         for _ in range(2):
@@ -100,49 +119,51 @@ def test_a_body_byte_by_byte(desk: Desk, head: bytes, body: bytes, answer: bytes
                 seen.append(error)
         raise seen[-1]
 
-    with desk.client(desk.exchange(application, SLOW)) as client:
-        client.send(head)
-        sender = threading.Thread(target=trickle, args=(client.socket, body, SHORT / 2))
-        sender.start()
+    limits = Limits(body_timeout=PATIENCE, body_min_rate=RATE)
+    with desk.client(desk.exchange(application, limits), head) as client:
+        assert trickle(client.socket, body) < len(body)
         assert answer in client.socket.recv(65_536)
-        client.socket.close()
-        sender.join(PATIENCE)
     assert len(seen) == 2
     assert "less than 10000 bytes a second of its body" in str(seen[0])
     assert desk.log.loud == ["body_refused"]
     assert timeouts(desk) == 1
 
 
-def test_a_slow_and_steady_body(desk: Desk) -> None:
+def test_a_slow_and_steady_body(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may take many times the timeout."""
-    limits = Limits(body_timeout=0.5, body_min_rate=10)
+    limits = Limits(body_timeout=PATIENCE, body_min_rate=3)
+    clock = Clock(monkeypatch, 0.25)
     with desk.client(desk.exchange(read_all, limits)) as client:
-        client.send(encode_request({**HEAD, "CONTENT_LENGTH": "200"}))
-        began = time.monotonic()
-        trickle(client.socket, encode_stdin(bytes(200)), 0.005)
+        client.send(encode_request({**HEAD, "CONTENT_LENGTH": "400"}))
+        began = clock.now
+        body = encode_stdin(bytes(400))
+        assert trickle(client.socket, body) == len(body)
         client.send(EOF)
-        assert client.answer().body == b"200"
-        assert time.monotonic() - began > 2 * limits.body_timeout
+        assert client.answer().body == b"400"
+        assert clock.now - began > 2 * limits.body_timeout
     assert desk.log.loud == []
     assert timeouts(desk) == 0
 
 
-def test_an_application_that_thinks_is_no_slow_client(desk: Desk) -> None:
+def test_an_application_that_thinks_is_no_slow_client(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two reads, and between two pieces of its response: nobody waits for the client meanwhile."""
+    clock = Clock(monkeypatch, 0.0)
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         stream = environ["wsgi.input"]
         for size in (400, 600):
-            time.sleep(3 * SHORT)
+            clock.now += 3 * PATIENCE
             assert len(stream.read(size)) == size
         start_response("200 OK", list(PLAIN))
         for _ in range(2):
-            yield bytes(100_000)
-            time.sleep(3 * SHORT)
+            yield bytes(400_000)  # more than a socket takes: it has to be waited for
+            clock.now += 3 * PATIENCE
 
-    with desk.client(desk.exchange(application, SLOW)) as client:
-        client.send(encode_request(HEAD) + encode_stdin(bytes(1_000)) + EOF)
-        assert len(client.answer().body) == 200_000
+    limits = Limits(body_timeout=PATIENCE, write_timeout=PATIENCE, body_min_rate=RATE, write_min_rate=RATE)
+    with desk.client(desk.exchange(application, limits)) as client:
+        client.send(encode_request(HEAD) + encode_stdin(bytes(400)))
+        client.send(encode_stdin(bytes(600)) + EOF)
+        assert len(client.answer().body) == 800_000
     assert desk.log.loud == []
     assert timeouts(desk) == 0
 
@@ -172,16 +193,25 @@ def stream(result: Result) -> Any:
     return application
 
 
+def take(client: Client, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client take so many bytes whenever the worker, having waited, looks how much it has taken."""
+
+    def look(sock: socket.socket) -> int:
+        client.receive(size)
+        return untaken(sock)
+
+    monkeypatch.setattr(connection, "untaken", look)
+
+
 @pytest.mark.parametrize("takes", [b"nothing", b"a byte at a time"])
-def test_a_client_that_hardly_takes_anything(desk: Desk, takes: bytes) -> None:
+def test_a_client_that_hardly_takes_anything(desk: Desk, takes: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up, counted and logged; the application's result is closed."""
     result = Result()
     with desk.client(desk.exchange(stream(result), SLOW)) as client:
+        if takes != b"nothing":
+            take(client, 1, monkeypatch)
         client.send(get(REQUEST_ID="r-1"))
-        while client.server.is_alive():
-            if takes != b"nothing":
-                client.socket.recv(1)
-            client.server.join(SHORT / 5)
+        client.wait_for_end()
     assert result.closed == 1
     assert desk.log.loud == ["write_timeout"]
     (event,) = desk.log.named("write_timeout")
@@ -194,7 +224,7 @@ def test_a_client_that_hardly_takes_anything(desk: Desk, takes: bytes) -> None:
 def test_a_client_that_left_is_not_slow(desk: Desk) -> None:
     """Nobody's fault."""
     result = Result()
-    with desk.client(desk.exchange(stream(result), SLOW)) as client:
+    with desk.client(desk.exchange(stream(result))) as client:
         client.send(get())
         client.socket.recv(1)
     assert result.closed == 1
@@ -202,22 +232,20 @@ def test_a_client_that_left_is_not_slow(desk: Desk) -> None:
     assert timeouts(desk) == 0
 
 
-def test_a_slow_and_steady_reader(desk: Desk) -> None:
-    """It gets everything, although there is room for more only every second or so."""
-    limits = Limits(write_timeout=0.5, write_min_rate=20_000)
+def test_a_slow_and_steady_reader(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets everything, although there is room for more only after several times the timeout."""
+    limits = Limits(write_timeout=SHORT, write_min_rate=RATE)
     size = 400_000
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", list(PLAIN))
         return [bytes(size)]
 
-    pause = threading.Event()
     with desk.client(desk.exchange(application, limits)) as client:
+        take(client, 10_000, monkeypatch)
         client.send(get())
-        while not client.reader.ended:
-            assert client.receive(2_000), "the connection was given up"
-            pause.wait(0.01)
-        assert bytes(client.reader.stdout).endswith(bytes(size))
+        client.wait_for_end()
+        assert len(client.answer().body) == size
     assert desk.log.loud == []
     assert timeouts(desk) == 0
 

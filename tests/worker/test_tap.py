@@ -46,8 +46,10 @@ class Tapped:
         self.desk.control.tap(ON | flags)
 
     @contextmanager
-    def client(self, application: Callable[..., Any], limits: Limits | None = None) -> Iterator[Client]:
-        with self.desk.client(self.exchange(application, limits)) as client:
+    def client(
+        self, application: Callable[..., Any], limits: Limits | None = None, sent: bytes = b""
+    ) -> Iterator[Client]:
+        with self.desk.client(self.exchange(application, limits), sent) as client:
             yield client
 
     def ask(self, application: Callable[..., Any], request: bytes, limits: Limits | None = None) -> Answer:
@@ -336,8 +338,7 @@ def test_a_head_that_comes_too_slowly(tapped: Tapped) -> None:
     """Not even a byte, and not all of it."""
     tapped.look()
     for data in (b"", get()[:30]):
-        with tapped.client(hello, Limits(header_timeout=0.05)) as client:
-            client.send(data)
+        with tapped.client(hello, Limits(header_timeout=0.05), data) as client:
             client.wait_for_end()
     first, second = tapped.told()
     assert (first["status"], second["status"]) == ("", "408 Request Timeout")
