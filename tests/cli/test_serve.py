@@ -72,7 +72,7 @@ def test_which_pool(folder: Path) -> None:
 
 def test_check(folder: Path) -> None:
     """--check of what would serve is 0, with a line for each pool, and leaves nothing behind."""
-    done = serve("prefork.demo", "--socket", "a.sock", "--socket", "@prefork-check", "--check", folder=folder)
+    done = serve("prefork.demo", "--socket", "a.sock", "--socket", f"@{folder}", "--check", folder=folder)
     assert (done.returncode, done.stdout) == (0, "pool www: ok\npool www-2: ok\n")
     assert list(folder.iterdir()) == []
 

@@ -80,9 +80,9 @@ def test_a_text_is_never_read_half(bulletin: Bulletin) -> None:
 def test_a_reader_gets_news_for_a_ring(bulletin: Bulletin) -> None:
     """Those that were begun after it: what the master had in hand when it rang may miss what the reader asks about."""
     publish(bulletin, b"old")
+    begun = time.monotonic_ns()
 
     def answer() -> None:
-        begun = time.monotonic_ns()
         select.select([bulletin.bell], [], [])
         bulletin.publish(b"in hand", begun)
         bulletin.answer()

@@ -210,12 +210,12 @@ def test_what_was_passed_is_listed_with_its_address(giver: socket.socket, path: 
         socket.create_server(("::1", 0), family=socket.AF_INET6) as tcp6,
         open(os.devnull) as file,
     ):
-        abstract.bind("\0prefork-test-listed")
+        abstract.bind(f"\0prefork-test-{os.getpid()}")
         closed = os.dup(0)
         os.close(closed)
         there = {
             giver.fileno(): path,
-            abstract.fileno(): "@prefork-test-listed",
+            abstract.fileno(): f"@prefork-test-{os.getpid()}",
             tcp.fileno(): f"127.0.0.1:{tcp.getsockname()[1]}",
             tcp6.fileno(): f"[::1]:{tcp6.getsockname()[1]}",
             file.fileno(): "no open socket",

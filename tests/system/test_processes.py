@@ -503,8 +503,18 @@ def test_a_fault_while_threads_are_joined_keeps_nobody() -> None:
 def interrupt(number, frame):
     raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, interrupt)
-threading.Thread(target=threading.Event().wait).start()
-signal.setitimer(signal.ITIMER_REAL, 0.01)
+main = threading.main_thread().ident
+def joins():
+    frame = sys._current_frames()[main]
+    while frame is not None and frame.f_code.co_name != "_shutdown":
+        frame = frame.f_back
+    return frame is not None
+def work():
+    while not joins():
+        time.sleep(0.001)
+    signal.pthread_kill(main, signal.SIGALRM)
+    threading.Event().wait()
+threading.Thread(target=work).start()
 sys.stdout.write("written\\n")
 leave_process(5)
 """

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from harness import wait_until
 from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem
 from prefork.system import tcp
 from prefork.system.listener import Listener, parse_address
@@ -218,7 +219,8 @@ def test_access_is_for_files() -> None:
 def test_the_last_day(listener: Listener) -> None:
     """Who waits is still served; nobody new gets in, where the kernel grants that; it tells how many wait."""
     with closing(SocketDiagnosis()) as diagnosis, accepting(listener) as worker, connect(listener) as early:
-        assert listener.queue(diagnosis) == QueueReading(1, listener.backlog)
+        # The client is told that it is connected, and then the listener.
+        wait_until(lambda: listener.queue(diagnosis) == QueueReading(1, listener.backlog))
         listener.shut()
         listener.shut()
         if os.geteuid() == 0:  # others may be forbidden to attach a filter
