@@ -6,6 +6,7 @@ while it is loaded ends as one `ApplicationError` with the application's own tra
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import io
@@ -14,6 +15,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -252,6 +254,13 @@ def unwelcome(status: str) -> str:
     return "asked with Host: localhost; an application that checks the host, as Django by ALLOWED_HOSTS, must allow it"
 
 
+def _slot() -> dict[str, int]:
+    """The worker's, in a worker; the process that imports the application for all of them has none."""
+    with contextlib.suppress(RuntimeError):
+        return {"prefork.worker_slot": hooks.worker_slot()}
+    return {}
+
+
 def _extend(_seconds: float) -> None:
     """No limit ends a request of our own; the time to start is what it has."""
 
@@ -279,8 +288,12 @@ def _request(
             "wsgi.multithread": False,
             "wsgi.multiprocess": True,
             "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
             "prefork.after_response": hooks.after_response,
             "prefork.extend_deadline": hooks.extend_deadline,
+            "prefork.request_id": f"{agent}-{os.getpid():x}-{time.time_ns():x}",
+            "prefork.peer": None,
+            **_slot(),
         },
         start_response,
     )

@@ -398,6 +398,24 @@ def test_a_warm_up_is_a_request_of_its_own() -> None:
     assert {key: seen[key] for key in expected} == expected
 
 
+def test_a_warm_up_has_what_every_request_has() -> None:
+    """An application that looks for it is warmed, too; but for the slot of a worker, which there is not yet."""
+    seen: list[dict[str, Any]] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(environ)
+        environ["prefork.extend_deadline"](1)
+        start_response("200 OK", [])
+        return []
+
+    warm_up(application, "/")
+    warm_up(application, "/")
+    first, second = seen
+    assert first["prefork.request_id"] != second["prefork.request_id"]
+    assert (first["wsgi.input_terminated"], first["prefork.peer"]) == (True, None)
+    assert "prefork.worker_slot" not in first
+
+
 def test_the_response_is_taken_whole_and_closed_once() -> None:
     """As a client's would be."""
     body = Body([b"one", b"two"])

@@ -51,6 +51,18 @@ def test_what_proves(status: str) -> None:
         hooks.after_response(print)
 
 
+def test_it_knows_its_worker() -> None:
+    """It runs in one."""
+    app = App("200 OK")
+    hooks.enter_worker(hooks.Worker(slot=3, pid=7, generation=1, pool="www"))
+    try:
+        prove(app, "/")
+    finally:
+        hooks.enter_worker(None)
+    assert app.environ["prefork.worker_slot"] == 3
+    assert app.environ["prefork.request_id"]
+
+
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "404 Not Found", "101 Switching Protocols"])
 def test_what_does_not(status: str) -> None:
     """The status and the path are told, and what the application wrote to its errors."""
