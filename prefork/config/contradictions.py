@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from itertools import pairwise
 from typing import Final
@@ -14,7 +15,8 @@ from typing import Final
 from prefork.config.model import Config, PoolConfig
 from prefork.config.sources import Source
 from prefork.errors import ConfigurationError
-from prefork.system.address import SYSTEMD, AddressKind, parse_address
+from prefork.system.address import SYSTEMD, Address, AddressKind, parse_address
+from prefork.system.paths import absolute
 
 __all__ = ["check_pool", "check_server"]
 
@@ -50,16 +52,22 @@ def check_pool(said: Source, pool: PoolConfig) -> list[str]:
 
 def check_server(config: Config, said: Source, pools: Sequence[Source]) -> None:
     """Raise for what the pools and the server cannot be together."""
+    _check_status(config, said)
     _check_places(config, said, pools)
     _check_background(config, said, pools)
 
 
+def _address(said: Source, key: str, text: str) -> Address:
+    """What an address comes to: its text alone is judged, and early, when nothing has been started yet."""
+    try:
+        return parse_address(text)
+    except ConfigurationError as problem:
+        raise ConfigurationError(f"{said[key].name}: {problem}") from None
+
+
 def _check_address(said: Source, pool: PoolConfig) -> None:
     """The address's text, and that nobody wants to change what has no file or belongs to somebody else."""
-    try:
-        address = parse_address(pool.socket)  # judges the text alone, and early: nothing has been started yet
-    except ConfigurationError as problem:
-        raise ConfigurationError(f"{said['socket'].name}: {problem}") from None
+    address = _address(said, "socket", pool.socket)
     if pool.allowed_addresses and address.kind in (AddressKind.PATH, AddressKind.ABSTRACT):
         raise ConfigurationError(
             f"{said['allowed_addresses']} means nothing for the socket {pool.socket}, to which nobody connects by TCP: "
@@ -123,6 +131,11 @@ def _check_deadlines(said: Source, pool: PoolConfig) -> None:
         )
 
 
+def _check_status(config: Config, said: Source) -> None:
+    if config.status_listen is not None:
+        _address(said, "status_listen", config.status_listen)
+
+
 def _check_background(config: Config, said: Source, pools: Sequence[Source]) -> None:
     if not config.daemonize:
         return
@@ -181,13 +194,19 @@ def _check_places(config: Config, said: Source, pools: Sequence[Source]) -> None
     """No file has two purposes, and no socket two pools. Logs may share a file."""
     taken: dict[str, str] = {}
     for place, name, shared in (*_places(config, said, pools), *_logs(config, said, pools)):
-        normal = posixpath.normpath(place)
+        normal = _normal(place)
         if normal in taken:
             raise ConfigurationError(
                 f"{name}: {place} is said twice, here and by {taken[normal]}: expected a path of its own for each"
             )
         if not shared:
             taken[normal] = name
+
+
+def _normal(place: str) -> str:
+    with suppress(OSError):  # the current directory was deleted
+        place = absolute(place)
+    return posixpath.normpath(place)
 
 
 _Place = tuple[str, str, bool]  # the path, who said it, whether others may say it as well

@@ -7,6 +7,7 @@ from typing import Final
 
 from prefork.config.model import Config, PoolConfig
 from prefork.errors import ConfigurationError
+from prefork.system.address import AddressKind, parse_address
 
 __all__ = ["STATUS", "keep_names", "status_pool"]
 
@@ -35,7 +36,7 @@ def status_pool(config: Config, address: str) -> PoolConfig:
         user=first.user,
         group=first.group,
         socket_owner=None,
-        socket_group=first.socket_group if address.startswith("/") else None,
+        socket_group=first.socket_group if parse_address(address).kind is AddressKind.PATH else None,
         header_timeout=5.0,
         body_timeout=5.0,
         write_timeout=5.0,

@@ -157,6 +157,11 @@ TWO = '[pool.x]\napp = "a"\nsocket = "s"\n[pool.y]\napp = "a"\nsocket = "t"\n'
             {},
             "--daemonize cannot go with --access-log -: in the background there is no standard output",
         ),
+        (
+            ("--status-listen", "9000"),
+            {},
+            "--status-listen: socket 9000: a number names no socket",
+        ),
         # one path for two things
         (("--pid-file", "s"), {}, "--pid-file: s is said twice, here and by --socket: expected a path of its own for"),
         (
@@ -176,6 +181,18 @@ TWO = '[pool.x]\napp = "a"\nsocket = "s"\n[pool.y]\napp = "a"\nsocket = "t"\n'
 def test_refused(words: tuple[str, ...], environ: dict[str, str], message: str) -> None:
     """What contradicts itself is an error that says which two things do, and what to leave out."""
     assert message in refusal(*words, **environ)
+
+
+def test_one_path_in_two_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the root and from here; where "here" is no more, the words are compared."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    message = f"--status-listen: {folder}/s is said twice, here and by --socket: expected a path of its own"
+    assert message in refusal("--status-listen", f"{folder}/s")
+    folder.rmdir()
+    assert warnings("--status-listen", f"{folder}/s") == ()
+    assert "--pid-file: ./s is said twice" in refusal("--pid-file", "./s")
 
 
 @pytest.mark.parametrize(

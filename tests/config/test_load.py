@@ -348,6 +348,15 @@ def test_the_status_pages_have_a_socket_of_their_own() -> None:
     assert "is said twice" in failure(ConfigurationError, APP, "--socket", SOCKET, "--status-listen", SOCKET)
 
 
+@pytest.mark.parametrize(
+    ("address", "group"),
+    [("/run/s", "www-data"), ("./s", "www-data"), ("s", "www-data"), ("@s", None), ("[::]:9", None)],
+)
+def test_who_may_see_the_status(address: str, group: str | None) -> None:
+    """Who may connect to the first pool may see it, where it is shown at a path, however that is written."""
+    assert load("--status-listen", address, "--socket-group", "www-data").pools[1].socket_group == group
+
+
 # option → what cannot be, what is expected
 WRONG: Mapping[str, tuple[str, str]] = {
     "socket": ("", "a path, @name, host:port, fd://N, systemd or starter"),
