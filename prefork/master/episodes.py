@@ -238,7 +238,7 @@ class Episodes:
 def _texts(groups: Sequence[Group], workers: int) -> list[str]:
     """The groups for people, the one that holds most workers first."""
     told, rest = others(groups)
-    return [*(each.text(workers) for each in told), *([f"{rest} others"] if rest else [])]
+    return [*(each.text(workers) for each in told), *([f"{rest} other{'s' if rest != 1 else ''}"] if rest else [])]
 
 
 def _rank(groups: Sequence[Group]) -> tuple[bool, int]:

@@ -179,5 +179,5 @@ def describe(requests: list[RunningRequest]) -> list[str]:
         lines.append(f"{len(seconds)} × {method} {path}, {span} s")
     if len(ordered) > _GROUPS_SHOWN:
         others = sum(len(seconds) for _, seconds in ordered[_GROUPS_SHOWN:])
-        lines.append(f"{others} others")
+        lines.append(f"{others} other{'s' if others != 1 else ''}")
     return lines

@@ -54,7 +54,7 @@ FIELDS: Final = (
     Field("socket", TEXT),
     Field("generation", GAUGE, "generation", "Grows with every load of the application's code."),
     Field("max children", GAUGE, "max_children", "How many workers may take connections."),
-    Field("saturated since", TIME, "saturated_since_seconds", "Since when no worker is idle and clients wait; else 0."),
+    Field("saturated since", TIME, "saturated_since_seconds", "Since when nobody is idle and clients wait; else none."),
     Field("saturation episodes", COUNTER, "saturation_episodes", "Times that no worker was idle and clients waited."),
     Field("queue full episodes", COUNTER, "queue_full_episodes", "Times that the listen queue was seen at its limit."),
     Field("queue full seconds", COUNTER, "queue_full_seconds", "How long it was seen at its limit, at least."),

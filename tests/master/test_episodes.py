@@ -481,15 +481,16 @@ def test_who_leaves_the_queue_is_looked_at_as_it_empties(story: Story) -> None:
     assert story.told[-1][1]["waited"] == "0.0–4.5 s"
 
 
-def test_many_groups_are_few_lines(story: Story) -> None:
+@pytest.mark.parametrize(("workers", "last"), [(8, "3 others"), (6, "1 other")])
+def test_many_groups_are_few_lines(story: Story, workers: int, last: str) -> None:
     """Five, and how many others there are."""
     with hands_of() as hands:
-        many = Story(hands, 8)
-        for number in range(8):
+        many = Story(hands, workers)
+        for number in range(workers):
             many.run(number)
         many.begin()
-        many.look(NOW, *(Frame("/srv/shop/db.py", line, "f") for line in range(8)))
+        many.look(NOW, *(Frame("/srv/shop/db.py", line, "f") for line in range(workers)))
         assert len(many.told[0][1]["groups"]) == 6
-        assert many.told[0][1]["groups"][-1] == "3 others"
+        assert many.told[0][1]["groups"][-1] == last
         assert len(many.ledger.episodes[0]["groups"]) == 5
     assert story.told == []

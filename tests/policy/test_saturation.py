@@ -88,6 +88,7 @@ def test_few_groups_are_shown() -> None:
     others = [RunningRequest("GET", "/x", 1.0), RunningRequest("GET", "/y", 1.0)]
     assert describe(running) == [f"1 × GET /{number}, 1.0 s" for number in range(5)]
     assert describe(running + others)[5:] == ["2 others"]
+    assert describe(running + others[:1])[5:] == ["1 other"]
     assert describe([]) == []
 
 

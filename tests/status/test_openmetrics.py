@@ -62,6 +62,14 @@ def test_what_is_unknown_is_missing() -> None:
     assert ("prefork_listen_queue", WWW) not in found
 
 
+def test_a_time_that_is_not_is_missing() -> None:
+    """And no 0, which would be a moment in 1970; the help says so."""
+    for since, samples_of_it in ((None, 0), (1_760_000_000, 1)):
+        text = as_openmetrics([status_of(**{"saturated since": since})])
+        assert text.count("\nprefork_saturated_since_seconds{") == samples_of_it
+    assert "# HELP prefork_saturated_since_seconds Since when nobody is idle and clients wait; else none." in text
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"])))
 def test_no_name_breaks_a_line(text: str) -> None:
     status = status_of(pool=text, deaths={text: 3})
