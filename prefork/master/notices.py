@@ -12,6 +12,7 @@ from prefork.log import Logger
 from prefork.master.loop import Master
 from prefork.master.perform import Performer
 from prefork.master.reload import Asker, Outcome
+from prefork.master.report import shown
 from prefork.policy.model import IDLE, Phase
 from prefork.system.notify import Notifier
 
@@ -95,7 +96,7 @@ class Notices:
         return self._alive_at
 
     def _status(self) -> str:
-        pools = list(self._master.pools)
+        pools = shown(self._master)
         match self._master.phase:
             case Phase.BOOTING:
                 return f"loading {', '.join(hands.pool.app_name for hands in pools)}"
@@ -104,7 +105,7 @@ class Notices:
                 after = f"; the last reload failed: {self._reload_error}" if self._reload_error else ""
                 return f"{before}{_work(pools)}{after}"
             case _:
-                return f"stopping; {_workers(sum(len(hands.pool.workers) for hands in pools))} left"
+                return f"stopping; {_workers(sum(len(hands.pool.workers) for hands in self._master.pools))} left"
 
     def _complain(self) -> None:
         """Tell the log, once, of a manager that does not listen."""

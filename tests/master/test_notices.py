@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,20 @@ def test_each_pool_has_its_part_of_the_status(folder: Path) -> None:
         server.enter(Phase.SERVING)
         server.busy(IDLE, IDLE)
         assert server.beat() == ["STATUS=www: 2 workers: 0 busy, 2 idle; api: 0 workers: 0 busy, 0 idle"]
+
+
+def test_the_status_is_that_of_the_applications(folder: Path) -> None:
+    """A pool of our own, which shows the pages, has no part in it, but is one more to wait for at the end."""
+    with house(folder, pools=2) as server:
+        pages = server.pools[1]
+        pages.launch = replace(pages.launch, pool=replace(pages.launch.pool, internal=True))
+        pages.pool.forked(0, 1, NOW)
+        assert server.beat()[0] == "STATUS=loading app:application"
+        server.enter(Phase.SERVING)
+        server.busy(IDLE)
+        assert server.beat() == ["STATUS=1 worker: 0 busy, 1 idle"]
+        server.enter(Phase.DRAINING)
+        assert server.beat()[0] == "STATUS=stopping; 2 workers left"
 
 
 def test_signs_of_life_come_at_half_of_the_time(folder: Path) -> None:
