@@ -208,10 +208,14 @@ def _warn(config: Config, identities: list[Identity | None], logger: Logger) -> 
     for sentence in config.warnings:
         logger.warning("configuration_warning", message=sentence)
     for pool, identity in zip(config.pools, identities, strict=True):
-        warning = root_warning(identity)
-        # The pool of the status pages runs as the first one does, of which it is said.
-        if warning is not None and not pool.internal:
+        for warning in _root_warnings(pool, identity):
             logger.warning("running_as_root", pool=pool.name, message=warning)
+
+
+def _root_warnings(pool: PoolConfig, identity: Identity | None) -> list[str]:
+    """The pool of the status pages runs as the first one does, of which it is said."""
+    warning = None if pool.internal else root_warning(identity)
+    return [] if warning is None else [warning]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +252,7 @@ def _check_pool(config: Config, pool: PoolConfig, warnings: list[str]) -> None:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     assembly = Assembly(logical_directory(), files, _become_zygote(frozenset()))
     identity = assembly.identity(pool)
-    warnings += [warning for warning in (root_warning(identity),) if warning]
+    warnings += _root_warnings(pool, identity)
     listener = look_over(pool)
     warnings += listener.warnings
     if not isinstance(pool.app, str):

@@ -177,6 +177,13 @@ def test_check_of_a_port(folder: Path) -> None:
 
 
 @pytest.mark.root
+def test_check_warns_of_root_once(folder: Path) -> None:
+    """As a start does: the pool of the status pages runs as the first one, of which it is said."""
+    done = serve("prefork.demo", "--socket", "a", "--status-listen", "b", "--check", folder=folder)
+    assert (done.returncode, done.stderr.count("will run as root")) == (0, 1)
+
+
+@pytest.mark.root
 def test_check_imports_as_the_right_user(folder: Path) -> None:
     """The application is imported as the user it will run as; what that user may not read is told."""
     (folder / "who.py").write_text("import os\nraise LookupError(os.getuid())\n")
