@@ -47,6 +47,7 @@ def check_pool(said: Source, pool: PoolConfig) -> list[str]:
     _check_on_demand(said, pool)
     _check_deadlines(said, pool)
     _check_believed(said, pool)
+    _check_inside(said, pool)
     return list(_without_effect(said, pool))
 
 
@@ -158,6 +159,14 @@ def _check_believed(said: Source, pool: PoolConfig) -> None:
         raise ConfigurationError(f"{said['forwarded_allow']} believes nobody and somebody: leave out none, or the rest")
 
 
+def _check_inside(said: Source, pool: PoolConfig) -> None:
+    if pool.ping_path is not None and pool.ping_path == pool.status_path:
+        raise ConfigurationError(
+            f"{said['ping_path']} cannot go with {said['status_path']}: one of them would never be answered; expected "
+            "two paths"
+        )
+
+
 def _without_effect(said: Source, pool: PoolConfig) -> Iterator[str]:
     defaults = {field.name: field.default for field in fields(PoolConfig)}
     others = _MEANINGLESS.get(pool.pm, ())
@@ -166,6 +175,7 @@ def _without_effect(said: Source, pool: PoolConfig) -> Iterator[str]:
         "access_log_suppress": (pool.access_log is None, "has no access_log"),
         "forwarded_allow": (pool.protocol == "fastcgi", "speaks no HTTP"),
         "max_requests_jitter": (not pool.max_requests, "has no max_requests"),
+        "ping_response": (pool.ping_path is None, "has no ping_path"),
         "slowlog": (pool.request_slowlog_timeout is None, "has no request_slowlog_timeout"),
         **dict.fromkeys(others, (True, f"has pm {pool.pm}")),
     }

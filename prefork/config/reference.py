@@ -96,12 +96,14 @@ Combinations that contradict themselves are errors that name both sides:
 * `allowed_addresses` for a Unix socket;
 * `protocol = "fastcgi"` on an address that other machines can reach, without `allowed_addresses`;
 * `none` in `forwarded_allow` beside others;
+* one path as `status_path` and `ping_path`;
 * one path for two pools, or for a socket and a pid file, a control socket or a log.
 
 `access_log_format` or `access_log_suppress` without an `access_log` is a warning, and so are `forwarded_allow` where
 no HTTP is spoken; spares and `start_servers` with another manager than dynamic, `max_spawn_rate` and
-`process_idle_timeout` with static; `max_requests_jitter` without `max_requests`; a `request_slowlog_timeout` at or
-beyond another limit that ends the request; and a `slowlog` when slow requests are not logged.
+`process_idle_timeout` with static; `max_requests_jitter` without `max_requests`; `ping_response` without a `ping_path`;
+a `request_slowlog_timeout` at or beyond another limit that ends the request; and a `slowlog` when slow requests are
+not logged.
 
 ### Looking before serving
 

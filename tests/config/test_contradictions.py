@@ -163,6 +163,11 @@ TWO = '[pool.x]\napp = "a"\nsocket = "s"\n[pool.y]\napp = "a"\nsocket = "t"\n'
             "--status-listen: socket 9000: a number names no socket",
         ),
         # one path for two things
+        (
+            ("--status-path", "/-/me", "--ping-path", "/-/me"),
+            {},
+            "--ping-path /-/me cannot go with --status-path /-/me: one of them would never be answered",
+        ),
         (("--pid-file", "s"), {}, "--pid-file: s is said twice, here and by --socket: expected a path of its own for"),
         (
             ("--pid-file", "p", "--control-socket", "./p"),
@@ -303,6 +308,11 @@ def test_a_callable_may_have_a_canary() -> None:
             ("--max-requests-jitter", "20%"),
             {},
             "--max-requests-jitter 20% means nothing for the pool www, which has no max_requests",
+        ),
+        (
+            ("--ping-response", "alive"),
+            {},
+            "--ping-response alive means nothing for the pool www, which has no ping_path",
         ),
         (
             ("--slowlog", "l", "--request-slowlog-timeout", "0"),
