@@ -218,10 +218,10 @@ class Reloads:
             changes = compare(self.config, keep_names(again, self.config))
             prepared = self._preparation.prepare(changes.config)
         except PreforkError as error:
-            self._fail(askers, error)
+            self._refuse(askers, error)
             return
         except Exception as error:  # noqa: BLE001 - a mistake of ours in here must not end a server that serves
-            self._fail(askers, ApplicationError(f"{type(error).__name__}: {error}", traceback.format_exc()))
+            self._refuse(askers, ApplicationError(f"{type(error).__name__}: {error}", traceback.format_exc()))
             return
         reload = self._reload = _Reload(askers, now, changes, [], [])
         for pool in prepared:
@@ -237,6 +237,12 @@ class Reloads:
             pool.hands.take(pool.coming)
         self._tell(changes)
         self._master.order(Command.RELOAD)
+
+    def _refuse(self, askers: list[Asker], error: PreforkError) -> None:
+        """It cannot begin: no pool has been given anything that it would have to give up."""
+        for hands in self._master.pools:
+            hands.ledger.failed_reloads += 1
+        self._fail(askers, error)
 
     def _tell(self, changes: Changes) -> None:
         for sentence in changes.config.warnings:

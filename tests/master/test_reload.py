@@ -349,6 +349,7 @@ def test_a_configuration_that_cannot_be_read(scene: Scene) -> None:
     scene.master.after(0)
     assert scene.outcomes == [Outcome("p.toml: expected more")]
     assert (scene.master.phase, scene.names()) == (Phase.SERVING, ["reload_ordered", "reload_failed"])
+    assert (scene.hands.ledger.reloads, scene.hands.ledger.failed_reloads) == (0, 1)
 
 
 def test_nothing_that_goes_wrong_ends_a_server_that_serves(scene: Scene, folder: Path) -> None:
