@@ -73,6 +73,7 @@ class Episodes:
         self._sampler = sampler
         self._places = places
         self._episode: _Episode | None = None
+        self._full_since: float | None = None  # monotonic; None: the queue is not full
 
     def queue_full(self, action: model.QueueFull, now: float) -> None:
         """The listen queue is full: by whom, as far as the workers say."""
@@ -83,6 +84,7 @@ class Episodes:
         at_work = [w for w in busy if holdings.scoreboard.state(w.slot) in _AT_WORK]
         running = [holdings.running(worker.slot, now) for worker in at_work]
         self._ledger.queue_full += 1
+        self._full_since = now
         self._logger.warning(
             "queue_full",
             waiting=action.waiting,
@@ -96,6 +98,7 @@ class Episodes:
     def queue_ended(self, action: model.QueueEnded, _now: float) -> None:
         """It has room again."""
         self._ledger.queue_ended(action.full_for)
+        self._full_since = None
         self._logger.warning(
             "queue_full_ended",
             full_for=round(action.full_for, 3),
@@ -155,7 +158,9 @@ class Episodes:
 
     def tend(self, now: float) -> float:
         """Go on with what was begun; returns when to look again."""
-        episode = self._episode
+        pool, episode = self._pool, self._episode
+        if self._full_since is not None and (pool.waiting or 0) > (pool.limit or 0):
+            self._ledger.queue_full_for = now - self._full_since
         if episode is not None:
             self._watch_queue(episode, now)
             if episode.first is not None and now >= episode.look_at:

@@ -26,7 +26,8 @@ class Ledger:
         self.slow = 0  # requests longer than request_slowlog_timeout
         self.terminated = 0  # requests whose worker was killed for them
         self.queue_full = 0
-        self.queue_full_seconds = 0.0
+        self.queue_full_seconds = 0.0  # of those times that are over
+        self.queue_full_for = 0.0  # of the one that lasts, up to the last look at which it did
         self.saturations = 0  # times that no worker was idle and clients waited
         self.saturated_since: float | None = None  # Unix time; None: it is not so
         self.reloads = 0
@@ -76,6 +77,12 @@ class Ledger:
         self.episodes.append(record)
         return record
 
+    @property
+    def full_seconds(self) -> float:
+        """How long the listen queue was full, at least: it only grows."""
+        return self.queue_full_seconds + self.queue_full_for
+
     def queue_ended(self, seconds: float) -> None:
         """The listen queue, which was full for so long, has room again."""
         self.queue_full_seconds += seconds
+        self.queue_full_for = 0.0

@@ -192,7 +192,7 @@ def _pool(master: Master, hands: Performer, now: float) -> dict[str, Any]:
         "saturated since": None if ledger.saturated_since is None else int(ledger.saturated_since),
         "saturation episodes": ledger.saturations,
         "queue full episodes": ledger.queue_full,
-        "queue full seconds": round(ledger.queue_full_seconds, 3),
+        "queue full seconds": round(ledger.full_seconds, 3),
         "abandoned requests": totals.counters[model.ABANDONED],
         "bad requests": totals.counters[model.BAD_REQUESTS],
         "refused peers": totals.counters[model.REFUSED_PEERS],

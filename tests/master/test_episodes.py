@@ -26,6 +26,8 @@ from prefork.policy.model import (
     READING,
     RUNNING,
     WRITING,
+    QueueEnded,
+    QueueFull,
     SampleStacks,
     Saturated,
     SaturationEnded,
@@ -479,6 +481,25 @@ def test_who_leaves_the_queue_is_looked_at_as_it_empties(story: Story) -> None:
     story.slots[1].begin(RUNNING, "GET", "/", NOW + 5, 0.0)
     story.end()
     assert story.told[-1][1]["waited"] == "0.0–4.5 s"
+
+
+def test_a_queue_that_is_full_counts_while_it_is(story: Story) -> None:
+    """By the last look at which it was, so that the number only grows; with what came before."""
+    pool, ledger = story.hands.pool, story.ledger
+    for before in (0.0, 3.0):
+        pool.waiting, pool.limit = 21, 20
+        story.episodes.queue_full(QueueFull("www", 21, 20), NOW)
+        assert ledger.full_seconds == before
+        story.episodes.tend(NOW + 2)
+        assert ledger.full_seconds == before + 2
+        pool.waiting = None
+        story.episodes.tend(NOW + 3)
+        assert ledger.full_seconds == before + 2
+        pool.waiting = 20
+        story.episodes.queue_ended(QueueEnded("www", 3.0, 21, 20), NOW + 4)
+        story.episodes.tend(NOW + 4)
+        assert ledger.full_seconds == before + 3
+    assert ledger.queue_full == 2
 
 
 @pytest.mark.parametrize(("workers", "last"), [(8, "3 others"), (6, "1 other")])
