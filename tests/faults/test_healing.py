@@ -19,7 +19,7 @@ import pytest
 
 from apart import NOBODY, living
 from faults.test_stop import ask_all, hold, queue_length
-from harness import Crowd, Nginx, Server, connect, control, fastcgi, run, wait_until
+from harness import Crowd, Nginx, Server, connect, control, fastcgi, replace, run, wait_until
 
 SOON = 2.0
 """Seconds within which a socket that was deleted is there again, and served."""
@@ -238,15 +238,13 @@ def test_workers_that_import_for_themselves_are_waited_for(folder: Path) -> None
 def test_a_file_in_its_place_is_left_alone(folder: Path) -> None:
     """Told once; the stop leaves it there; while the server runs, the socket comes back when the file goes."""
     with Server("faulty", "--workers", "1", folder=folder) as server:
-        os.unlink(server.address)
-        Path(server.address).write_text("precious")
+        replace(server.address, "precious")
         taken = server.wait_event("socket_taken")
         assert (taken["found"], taken["path"]) == ("a plain file", server.address)
         since = time.monotonic()
         os.unlink(server.address)
         assert served_again(server, since) < SOON
-        os.unlink(server.address)
-        Path(server.address).write_text("precious")
+        replace(server.address, "precious")
         server.wait_event("socket_taken", count=2)
         server.stop()
         assert Path(server.address).read_text() == "precious"
@@ -291,7 +289,8 @@ def test_a_directory_that_was_swept_away(folder: Path) -> None:
     address = str(place / "app.sock")
     options = ("--workers", "1", "--control-socket", str(place / "control.sock"))
     with Server("faulty", *options, folder=folder, socket=address) as server:
-        shutil.rmtree(place)
+        place.rename(folder / "swept")  # in one step: what is deleted in a directory that is there, comes back
+        shutil.rmtree(folder / "swept")
         server.wait_event("socket_vanished")
         for event in ("socket_not_renewed", "control_socket_lost"):
             assert "does not exist" in server.wait_event(event)["error"]

@@ -15,7 +15,7 @@ import pytest
 from apart import NOBODY
 from faults.test_healing import answers, watched
 from faults.test_stop import ask_all, hold, queue_length
-from harness import Crowd, Server, connect, control, encode_request, fastcgi, read_response, run, wait_until
+from harness import Crowd, Server, connect, control, encode_request, fastcgi, read_response, replace, run, wait_until
 
 
 class Configured(Server):
@@ -136,7 +136,7 @@ def test_what_cannot_be_is_refused_and_nothing_has_changed(
 
 @pytest.mark.tool("ss")
 @pytest.mark.parametrize(
-    "after", ["other.sock", "@prefork-test-changes", "127.0.0.1:0"], ids=["path", "abstract", "tcp"]
+    "after", ["other.sock", f"@prefork-test-{os.getpid()}", "127.0.0.1:0"], ids=["path", "abstract", "tcp"]
 )
 def test_another_address_serves_at_once_and_the_old_queue_is_answered(folder: Path, after: str) -> None:
     """One at work and four in the queue of the old path, which then refuses, is gone, and may be another server's."""
@@ -170,13 +170,10 @@ def test_another_address_serves_at_once_and_the_old_queue_is_answered(folder: Pa
 
 def test_from_tcp_to_a_path_nobody_in_the_queue_is_lost(folder: Path) -> None:
     """A listener that cannot be shut: its queue is watched, and its workers leave when that is empty."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    tcp = ("127.0.0.1", port)
-    server = Configured(folder, f"127.0.0.1:{port}", protocol="fastcgi")
+    server = Configured(folder, "127.0.0.1:0", protocol="fastcgi")
     with server:
         os.mkfifo(folder / "fifo")
-        server.address = tcp  # type: ignore[assignment]
+        tcp = server.address = server.port  # type: ignore[assignment]
         running, first = ask_all(server, [f"/hold?fifo={folder}/fifo"])
         held = wait_until(lambda: hold(folder))
         waiting = [connect(tcp) for _ in range(4)]
@@ -233,8 +230,7 @@ def test_a_reload_while_the_path_is_taken_by_another(folder: Path) -> None:
     server = Configured(folder)
     with server:
         old = server.address
-        os.unlink(old)
-        Path(old).write_text("precious")
+        replace(old, "precious")
         server.wait_event("socket_taken")
         server.reload(socket="other.sock")
         assert answers(server.address)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import FastCGIResponse, Server, alive, connect, encode_request, environment, fastcgi, wait_until
+from harness import FastCGIResponse, Server, alive, connect, encode_request, environment, fastcgi, replace, wait_until
 
 
 def ask_all(server: Server, paths: list[str]) -> tuple[list[threading.Thread], list[FastCGIResponse]]:
@@ -156,11 +156,7 @@ def test_workers_run_the_applications_exit_handlers(folder: Path) -> None:
     """Once for each worker and once for the process that imported the application."""
     said = folder / "said"
     with Server("faulty", "--workers", "3", folder=folder, env={"FAULTY_EXIT": str(said)}) as server:
-        # Whoever has not begun to accept when the stop comes is ended without ceremony: so let each serve once.
-        threads, _ = ask_all(server, [f"/slow?s=0.2&began={folder}/{number}" for number in range(3)])
-        wait_until(lambda: all((folder / str(number)).exists() for number in range(3)))
-        for thread in threads:
-            thread.join()
+        server.wait_workers(3)  # whoever has no listener yet when the stop comes is ended without ceremony
         assert server.stop() == 0
     assert said.read_text() == "bye\n" * 4
 
@@ -208,8 +204,7 @@ def test_a_socket_that_was_replaced_by_somebody_else_is_not_unlinked(folder: Pat
     server = Server("faulty", folder=folder).start()
     server.wait_ready()
     assert server.path is not None
-    server.path.unlink()
-    server.path.write_text("somebody else's")
+    replace(server.path, "somebody else's")
     assert server.stop() == 0
     assert server.path.read_text() == "somebody else's"
     server.log.close()

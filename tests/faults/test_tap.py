@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -172,15 +171,12 @@ def test_unmasked_is_an_order_that_is_logged(folder: Path, server: Server) -> No
 
 def test_over_tcp(folder: Path) -> None:
     """By host and port; the peer is an address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address = f"127.0.0.1:{port}"
     control = str(folder / "c.sock")
     with (
-        Server("secretive", "--control-socket", control, folder=folder, socket=address),
-        Tap("--control", control, address, "--json", folder=folder) as tap,
+        Server("secretive", "--control-socket", control, folder=folder, socket="127.0.0.1:0") as server,
+        Tap("--control", control, "{}:{}".format(*server.port), "--json", folder=folder) as tap,
     ):
-        assert fetch(("127.0.0.1", port), path="/x").text == "here "
+        assert fetch(server.port, path="/x").text == "here "
         (said,) = tap.await_messages(1, what="request")
         assert (said["protocol"], said["uri"], said["peer"].startswith("127.0.0.1:")) == ("http", "/x", True)
 

@@ -29,11 +29,13 @@ from harness.processes import (
     children,
     environment,
     memory,
+    replace,
     run,
     started,
     wait_until,
 )
 from harness.server import Event, Server
+from harness.speed import Pulse, boot_timeout, stretch
 
 __all__ = [
     "PACKAGE_ROOT",
@@ -45,10 +47,12 @@ __all__ = [
     "FastCGIResponse",
     "Load",
     "Nginx",
+    "Pulse",
     "Response",
     "Sample",
     "Server",
     "alive",
+    "boot_timeout",
     "children",
     "connect",
     "control",
@@ -60,7 +64,9 @@ __all__ = [
     "open_response",
     "ordering",
     "read_response",
+    "replace",
     "run",
     "started",
+    "stretch",
     "wait_until",
 ]

@@ -18,6 +18,7 @@ from typing import Final, Self
 
 from harness.clients import Address, fetch
 from harness.processes import PATIENCE, wait_until
+from harness.speed import Pulse
 
 __all__ = ["Load", "Sample"]
 
@@ -34,7 +35,8 @@ class Sample:
     kind: str
     began: float
     ended: float
-    release: str = ""  # who answered
+    release: str = ""  # who answered: of which release, and which process
+    worker: str = ""
     problem: str = ""  # nothing came, or not what should: how it is described
     lost: bool = False  # nothing came
 
@@ -61,6 +63,7 @@ class Load:
         self._over = threading.Event()
         self._changed = threading.Lock()
         self._samples: list[Sample] = []
+        self._pulse = Pulse()
         self._threads = [threading.Thread(target=self._mix, args=(number,), daemon=True) for number in range(short)]
         self._threads += [threading.Thread(target=self._wait_long, daemon=True) for _ in range(long)]
 
@@ -83,8 +86,13 @@ class Load:
         return [str(sample) for sample in self.samples if sample.problem and not sample.lost]
 
     def slow(self, limit: float) -> list[str]:
-        """The short ones that took longer than ``limit`` seconds."""
-        return [str(sample) for sample in self.samples if sample.kind in ("get", "post") and sample.seconds > limit]
+        """The short ones that took longer than ``limit`` seconds, and not because the machine stood still meanwhile."""
+        return [
+            str(sample)
+            for sample in self.samples
+            if sample.kind in ("get", "post")
+            and sample.seconds > limit + self._pulse.stalled(sample.began, sample.ended)
+        ]
 
     def stale(self, since: float, release: str) -> list[str]:
         """Those that began after ``since`` and were answered by any other release than this one."""
@@ -106,6 +114,7 @@ class Load:
     # the clients
 
     def __enter__(self) -> Self:
+        self._pulse.start()
         for thread in self._threads:
             thread.start()
         return self
@@ -118,6 +127,7 @@ class Load:
         self._over.set()
         for thread in self._threads:
             thread.join(PATIENCE + self._seconds)
+        self._pulse.stop()
         assert not any(thread.is_alive() for thread in self._threads), "a client waits for an answer that does not come"
 
     def _mix(self, number: int) -> None:
@@ -152,11 +162,11 @@ class Load:
         except (OSError, http.client.HTTPException) as problem:
             sample = Sample(kind, began, time.monotonic(), problem=f"{type(problem).__name__} {problem}", lost=True)
         else:
-            release = answer.headers.get("X-Release", "")
+            release, worker = (answer.headers.get(name, "") for name in ("X-Release", "X-Worker"))
             if answer.status != 200:
                 found, lost = f"status {answer.status}", answer.status >= 500
             else:
                 found, lost = ("" if is_right(answer.body) else f"{len(answer.body)} bytes, not the right ones"), False
-            sample = Sample(kind, began, time.monotonic(), release, found, lost)
+            sample = Sample(kind, began, time.monotonic(), release, worker, found, lost)
         with self._changed:
             self._samples.append(sample)

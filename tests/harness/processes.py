@@ -23,6 +23,7 @@ __all__ = [
     "environment",
     "listens",
     "memory",
+    "replace",
     "run",
     "started",
     "wait_until",
@@ -83,6 +84,16 @@ def memory(pid: int, what: str = "VmRSS") -> int:
         if name == what:
             return int(value.split()[0]) * 1024
     raise LookupError(f"no {what} in /proc/{pid}/status")
+
+
+def replace(path: str | Path, text: str) -> None:
+    """Put a plain file in the place of whatever stands there, in one step.
+
+    Between an unlink and the new file a server that runs may have made its socket anew.
+    """
+    draft = Path(f"{path}.draft")
+    draft.write_text(text)
+    draft.rename(path)
 
 
 def wait_until(fact: Callable[[], object], timeout: float = PATIENCE, what: str = "") -> Any:

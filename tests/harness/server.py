@@ -226,6 +226,12 @@ class Server:
         return self.process.pid
 
     @property
+    def port(self) -> tuple[str, int]:
+        """Where the first of its pools on TCP listens, whatever it chose."""
+        served = (str(event["socket"]).rpartition(":") for event in self.find("serving"))
+        return next((host, int(port)) for host, _, port in served if port.isdigit() and "/" not in host)
+
+    @property
     def running(self) -> bool:
         return self.process.poll() is None
 
