@@ -1,4 +1,7 @@
-"""An application that hangs on request, in every way there is; ``/for?seconds=S`` takes that long and answers."""
+"""An application that hangs on request, in every way there is.
+
+``/for?seconds=S`` takes that long and answers, ``/held?fifo=PATH`` when that FIFO was opened for writing and closed.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +66,11 @@ def last(environ: dict[str, Any]) -> list[bytes]:
     return [str(os.getpid()).encode()]
 
 
+def held(environ: dict[str, Any]) -> None:
+    with open(parse_qs(environ["QUERY_STRING"])["fifo"][0], "rb") as fifo:
+        fifo.read()  # hangs: held
+
+
 _HANGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "/sleep": sleep,
     "/loop": loop,
@@ -73,6 +81,7 @@ _HANGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "/stubborn": stubborn,
     "/stream": stream,
     "/for": last,
+    "/held": held,
 }
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
+import os
 import signal
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +38,7 @@ def test_a_hang_in_python_is_a_504(folder: Path, function: str) -> None:
         Nginx(server.address, folder=folder, location="fastcgi_request_buffering off;") as nginx,
     ):
         (worker,) = server.wait_workers(1)
+        began = time.monotonic()
         if function == "body":
             assert _ask_with_half_a_body(nginx) == 504
         else:
@@ -41,7 +46,7 @@ def test_a_hang_in_python_is_a_504(folder: Path, function: str) -> None:
             assert (response.status, response.body) == (504, b"504 Gateway Timeout\n")
         event = server.wait_event("request_timeout")
         assert (event["uri"], event["request_timeout"], event["caught"]) == (f"/{function}", 0.3, False)
-        assert 0.3 <= event["elapsed"] < 5
+        assert 0.3 <= event["elapsed"] <= time.monotonic() - began
         last = [line for line in event["traceback"].splitlines() if str(APPLICATION) in line][-1]
         number = line_of(function)
         assert last in {f'  File "{APPLICATION}", line {each}, in {function}' for each in (number - 1, number)}
@@ -82,12 +87,13 @@ def test_a_hang_in_c_is_ended_and_its_stack_is_known(folder: Path) -> None:
     ):
         began = time.monotonic()
         assert nginx.fetch(path="/in_c").status == 502
-        assert 1.0 <= time.monotonic() - began < 10
+        waited = time.monotonic() - began
+        assert 1.0 <= waited < 10
         ended = server.wait_event("request_terminated")
         (line, *_) = ended["stack"].splitlines()
         assert line == f"→ {APPLICATION}:{line_of('in_c')} in_c"
         assert (ended["forced"], ended["method"], ended["uri"]) == (True, "GET", "/in_c")
-        assert 1.0 <= ended["elapsed"] < 10
+        assert 1.0 <= ended["elapsed"] <= waited
         died = server.wait_event("worker_died")
         assert died["cause"] == "killed by SIGKILL: request_terminate_timeout (1 s)"
         assert died["request"] == "GET /in_c"
@@ -110,24 +116,53 @@ def test_an_application_that_will_not_stop_is_ended(folder: Path) -> None:
 
 def test_a_slow_request_is_reported_and_not_disturbed(folder: Path) -> None:
     """Once, with its stack, into a file of its own, which is opened anew like the other logs."""
-    slowlog = folder / "slow.log"
+    slowlog, path = folder / "slow.log", f"/held?fifo={folder}/fifo"
+    os.mkfifo(folder / "fifo")
     options = ("--workers", "2", "--request-slowlog-timeout", "0.2s", "--slowlog", str(slowlog))
+    took: list[float] = []
     with Server("hanging", *options, folder=folder) as server, Nginx(server.address, folder=folder) as nginx:
-        assert nginx.fetch(path="/for?seconds=0.5").status == 200
+
+        def ask_until_told() -> None:
+            with ThreadPoolExecutor(1) as client:
+                began = time.monotonic()
+                answer = client.submit(nginx.fetch, path=path)
+                with open(folder / "fifo", "wb"):  # opened when the worker reads from it
+                    wait_until(lambda: path in slowlog.read_text(), what="a slow request in the log")
+                assert answer.result().status == 200
+                took.append(time.monotonic() - began)
+
+        ask_until_told()
         slowlog.rename(folder / "slow.log.1")
         server.send(signal.SIGUSR1)
         server.wait_event("logs_reopened", logs=[str(slowlog)])
-        assert nginx.fetch(path="/for?seconds=0.4").status == 200
-        assert nginx.fetch(path="/for?seconds=0").status == 200
+        ask_until_told()
+        assert takes_no_time(nginx, "/for?seconds=0", 0.2) not in slowlog.read_text()
         assert not server.find("request_slow")
         assert not server.find("request_timeout")
-    (first,) = map(json.loads, (folder / "slow.log.1").read_text().splitlines())
-    (second,) = map(json.loads, slowlog.read_text().splitlines())
-    for event, uri in ((first, "/for?seconds=0.5"), (second, "/for?seconds=0.4")):
-        assert (event["event"], event["uri"], event["pool"]) == ("request_slow", uri, "www")
-        assert event["stack"].splitlines()[0] == f"→ {APPLICATION}:{line_of('last')} last"
-        assert 0.2 <= event["elapsed"] < 0.4
+    (first,) = events_of(folder / "slow.log.1", path)
+    (second,) = events_of(slowlog, path)
+    for event, longest in zip((first, second), took, strict=True):
+        assert (event["event"], event["uri"], event["pool"]) == ("request_slow", path, "www")
+        number = line_of("held")
+        assert event["stack"].splitlines()[0] in {f"→ {APPLICATION}:{each} held" for each in (number - 1, number)}
+        assert 0.2 <= event["elapsed"] <= longest
         assert event["request_id"]
+
+
+def events_of(log: Path, uri: str) -> list[dict[str, Any]]:
+    return [event for event in map(json.loads, log.read_text().splitlines()) if event["uri"] == uri]
+
+
+def takes_no_time(nginx: Nginx, path: str, limit: float) -> str:
+    """Ask for something that takes no time, until it took less than that many seconds; what was asked for then."""
+    uris = (f"{path}&try={number}" for number in itertools.count())
+
+    def quick(uri: str) -> bool:
+        began = time.monotonic()
+        assert nginx.fetch(path=uri).status == 200
+        return time.monotonic() - began < limit
+
+    return str(wait_until(lambda: quick(uri := next(uris)) and uri, what=f"an answer within {limit} s"))
 
 
 def test_by_default_slow_requests_are_reported_and_nothing_is_stopped(folder: Path) -> None:
@@ -149,14 +184,19 @@ def test_requests_that_end_in_time_are_never_hit(folder: Path) -> None:
     options = ("--workers", "8", "--request-timeout", "0.5s", "--request-terminate-timeout", "1.5s")
     with Server("hanging", *options, folder=folder, env=UNMEASURED) as server:
 
-        def ask(number: int) -> int:
-            seconds = 0.3 if number % 2 else 0.0
-            return server.ask(path=f"/for?seconds={seconds}", params={"PATH_INFO": "/for"}).status
+        def ask(number: int) -> tuple[int, bool]:
+            seconds, began = 0.3 if number % 2 else 0.0, time.monotonic()
+            status = server.ask(path=f"/for?seconds={seconds}", params={"PATH_INFO": "/for"}).status
+            return status, time.monotonic() - began < 0.5
 
         with ThreadPoolExecutor(8) as clients:
-            assert set(clients.map(ask, range(120))) == {200}
+            found = Counter(clients.map(ask, range(120)))
+        assert {status for status, in_time in found if in_time} == {200}
+        assert {status for status, _ in found} <= {200, 504}
+        # What a busy machine makes too long is none that ends in time.
+        assert len(server.find("request_timeout")) <= found[200, False] + found[504, False]
         names = {event["event"] for event in server.events}
-        assert not names & {"request_timeout", "request_terminated", "worker_died"}
+        assert not names & {"request_terminated", "worker_died"}
 
 
 def test_one_limit_hits_one_request(folder: Path) -> None:
@@ -164,34 +204,37 @@ def test_one_limit_hits_one_request(folder: Path) -> None:
     options = ("--workers", "2", "--request-timeout", "0.3s")
     with Server("hanging", *options, folder=folder) as server, Nginx(server.address, folder=folder) as nginx:
         statuses: list[int] = []
+        served = 0
 
         def hang() -> None:
-            statuses.extend(nginx.fetch(path="/sleep").status for _ in range(5))
+            while len(statuses) < 5 or served <= 5:
+                statuses.append(nginx.fetch(path="/sleep").status)
 
         hanging = threading.Thread(target=hang)
         hanging.start()
-        served = 0
         while hanging.is_alive():
-            served += nginx.fetch(path="/for?seconds=0.05").status == 200
+            began = time.monotonic()
+            good = nginx.fetch(path="/for?seconds=0.05").status == 200
+            served += good
+            assert good or time.monotonic() - began >= 0.3  # on a busy machine one of these may last so long, too
         hanging.join()
-        assert statuses == [504] * 5
-        assert served > 5
-        assert len(server.find("request_timeout")) == 5
+        assert set(statuses) == {504}
+        assert len(server.find("request_timeout", uri="/sleep")) == len(statuses)
         assert nginx.errors() == []
 
 
 def test_more_time_for_one_request(folder: Path) -> None:
     """prefork.extend_deadline moves every limit of the request that asks for it."""
-    limits = ("--request-slowlog-timeout", "0.2s", "--request-timeout", "0.3s", "--request-terminate-timeout", "0.6s")
+    limits = ("--request-slowlog-timeout", "0.5s", "--request-timeout", "0.6s", "--request-terminate-timeout", "2.5s")
     with Server("hanging", "--workers", "1", *limits, folder=folder, env=UNMEASURED) as server:
 
         def ask(path: str) -> int:
             return server.ask(path=path, params={"PATH_INFO": "/for"}).status
 
-        assert ask("/for?seconds=1.2&more=30") == 200
+        assert ask("/for?seconds=3&more=30") == 200
         assert not server.find("request_slow")
-        assert ask("/for?seconds=1.2&more=0.1") == 504
-        assert server.wait_event("request_timeout")["elapsed"] >= 0.4
+        assert ask("/for?seconds=30&more=0.1") == 504
+        assert server.wait_event("request_timeout")["elapsed"] >= 0.7
 
 
 def test_hundreds_that_are_slow_at_once_do_not_flood_the_log(folder: Path) -> None:

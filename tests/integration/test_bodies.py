@@ -72,7 +72,7 @@ def test_a_response_that_ends_early_is_seen_as_broken(
 ) -> None:
     """A client never takes a truncated response for a whole one; the worker that sent it serves on."""
     # Over a Unix socket HTTP/1.0 has no sign for it: what nginx sees is that nothing more comes.
-    location = f"fastcgi_buffering {buffering}; fastcgi_read_timeout 1s;"
+    location = f"fastcgi_buffering {buffering}; fastcgi_read_timeout 2s;"
     ways: dict[str, Any] = {"protocol": protocol, "keepalive": keepalive, "location": location}
     with Nginx(server.address, folder=server.folder, **ways) as nginx:
         with pytest.raises(http.client.HTTPException):
