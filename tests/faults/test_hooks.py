@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Server, run, wait_until
+from harness import Server, boot_timeout, run, wait_until
 
 APPLICATION = """
 import prefork
@@ -211,10 +211,12 @@ def test_a_hook_that_hangs_at_the_start_is_stopped_with_its_stack(folder: Path) 
         "    threading.Event().wait()\n"
         "def application(environ, start_response): ...\n"
     )
-    server = Server("hangs", "--workers", "3", "--boot-timeout", "2s", folder=folder).start()
+    limit = boot_timeout(folder)
+    server = Server("hangs", "--workers", "3", "--boot-timeout", f"{limit}s", folder=folder).start()
     assert server.wait_exit() == 78
     server.assert_nothing_left()
-    assert "a new worker was not ready within boot_timeout (2 s): on_worker_start or the canary" in server.text
+    said = f"a new worker was not ready within boot_timeout ({limit} s): on_worker_start or the canary"
+    assert said in server.text
     assert server.text.count("in wait_for_ever") == 1
 
 

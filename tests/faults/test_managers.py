@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from harness import Nginx, Server, wait_until
+from harness import Nginx, Server, stretch, wait_until
 from harness.crowd import Crowd
 
 SINE: Final = float(os.environ.get("PREFORK_TEST_SINE", "10"))
@@ -22,14 +22,6 @@ SINE: Final = float(os.environ.get("PREFORK_TEST_SINE", "10"))
 
 DYNAMIC: Final = ("--pm", "dynamic", "--max-children", "32", "--start-servers", "2")
 QUICK: Final = ("--process-idle-timeout", "300ms")
-
-
-def stretch() -> float:
-    """How much longer than on an idle machine work takes at this moment: wall-clock time by processor time."""
-    begun, used = time.perf_counter(), time.thread_time()
-    while time.thread_time() - used < 0.1:
-        pass
-    return max(1.0, (time.perf_counter() - begun) / 0.1)
 
 
 def at_once(ask: Callable[[], object], number: int) -> list[float]:
@@ -139,17 +131,22 @@ def test_a_sleeping_pool_on_demand_loses_no_client(folder: Path) -> None:
 def test_blips_cost_no_forks_to_speak_of(folder: Path) -> None:
     """Thirty connections at once, of a millisecond each, ten times: as many workers as before, or a few more.
 
-    On a busy machine they are not of a millisecond any more.
+    Two workers need 15 ms for them. What a busy machine makes longer than 100 ms is no blip, and is not counted.
     """
     with Server("faulty", *DYNAMIC, folder=folder) as server:
         wait_until(lambda: len(server.workers()) == 2)
-        pause, busy = threading.Event(), 1.0
+        pause, begun, blips, forks = threading.Event(), time.monotonic(), 0, 0
         with counted(server) as seen:
-            for _ in range(10):
-                busy = max(busy, stretch())
-                assert len(at_once(lambda: server.ask(path="/hello"), 30)) == 30
+            while blips < 10 and time.monotonic() - begun < 60:
+                before = len(seen)
+                waited = at_once(lambda: server.ask(path="/hello"), 30)
+                assert len(waited) == 30
                 pause.wait(0.3)
-        assert len(seen) <= 2 + 5 * busy
+                if max(waited) < 0.1:
+                    blips += 1
+                    forks += len(seen) - before
+        assert blips > 0
+        assert forks <= 5
 
 
 def test_where_each_worker_loads_for_itself_the_pool_grows_as_well(folder: Path) -> None:
@@ -159,12 +156,13 @@ def test_where_each_worker_loads_for_itself_the_pool_grows_as_well(folder: Path)
         assert refused["reasons"] == ["threads are running: left-behind"]
         assert refused["import_seconds"] > 0
         assert "memory that workers could have shared" in refused["message"]
+        busy = stretch()
         with counted(server) as seen:
             waited = at_once(lambda: server.ask(path="/slow?s=1"), 12)
         assert len(waited) == 12
         assert len(seen) >= 12
-        # One after the other on two workers they would have taken six seconds.
-        assert max(waited) < 5.0
+        # One after the other on two workers they would have taken six seconds; ten more have to be loaded, on two CPUs.
+        assert max(waited) < 1.0 + max(4.0, 10 * refused["import_seconds"]) * max(busy, stretch())
 
 
 def test_a_pool_that_is_too_small_is_told_once(folder: Path) -> None:
