@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -59,10 +60,11 @@ def test_a_worker_holds_what_it_uses_and_nothing_else(folder: Path) -> None:
     os.set_inheritable(leaked, True)
     try:
         with Server("faulty", "--workers", "2", folder=folder, pass_fds=[leaked]) as server:
-            # A worker has its title some time before it has its listener.
-            wait_until(lambda: [held_by(pid).count("socket") for pid in server.workers()] == [3, 3])
+            workers = server.wait_workers(2)
             server.ask(path="/hello")
-            for pid in server.workers():
+            # Whoever answered closes the connection after that.
+            wait_until(lambda: all(held_by(pid).count("socket") <= 3 for pid in workers), what="two idle workers")
+            for pid in workers:
                 assert held_by(pid) == [
                     "/dev/null",  # standard input; output and error are the server's own
                     "/memfd:prefork-control",
@@ -81,7 +83,10 @@ def test_a_worker_holds_what_it_uses_and_nothing_else(folder: Path) -> None:
 
 def held_by(pid: int) -> list[str]:
     """What the descriptors of a process lead to, without numbers and without standard output and error."""
-    links = [os.readlink(f"/proc/{pid}/fd/{entry}") for entry in os.listdir(f"/proc/{pid}/fd") if entry not in "12"]
+    links = []
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links += [os.readlink(f"/proc/{pid}/fd/{entry}")] if entry not in "12" else []
     return sorted(re.sub(r":\[\d+\]| \(deleted\)", "", link) for link in links)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,8 +20,11 @@ EXAMPLE = REPOSITORY / "examples" / "database_pool"
 
 
 def open_files(pid: int) -> list[str]:
-    folder = Path(f"/proc/{pid}/fd")
-    return [os.readlink(link) for link in folder.iterdir()]
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(link))
+    return found
 
 
 def test_the_example(folder: Path) -> None:
@@ -99,6 +103,7 @@ def test_a_connection_of_the_worker(folder: Path, database: tuple[str, list[sock
         answered: set[int] = set()  # who has not begun to serve when the stop comes is not asked to say goodbye
         while len(answered) < 3:
             answered.add(json.loads(server.ask(path="/whoami").body)["me"]["pid"])
+        wait_until(lambda: len(taken) >= 3)  # they are connected before they are taken
         assert len(taken) == 3
         server.stop()
     said = []
