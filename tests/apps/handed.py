@@ -1,8 +1,8 @@
 """An application for restarts under load: it tells the version that it had when it was imported, and what it was sent.
 
 ``HANDED_VERSION`` names a file that holds the version. ``GET /`` answers with it, ``GET /slow?s=&began=`` after that
-time and with a file that says that it began; ``POST /`` adds the length and hash of the body; ``GET /environ`` answers
-with the environment of the process, as JSON.
+time and with a file that says that it began, or with ``until=`` as soon as that file is there; ``POST /`` adds the
+length and hash of the body; ``GET /environ`` answers with the environment of the process, as JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
         query = parse_qs(environ["QUERY_STRING"])
         if "began" in query:
             Path(query["began"][0]).touch()
-        time.sleep(float(query["s"][0]))
+        while "until" in query and not Path(query["until"][0]).exists():
+            time.sleep(0.01)
+        time.sleep(float(query.get("s", ["0"])[0]))
     elif environ["PATH_INFO"] == "/environ":
         text = json.dumps(dict(os.environ))
     if environ["REQUEST_METHOD"] == "POST":

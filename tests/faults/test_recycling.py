@@ -19,6 +19,7 @@ def application(environ, start_response):
 
 
 @pytest.mark.nginx
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("pm", ["static", "dynamic"])
 def test_a_number_of_requests(folder: Path, pm: str) -> None:
     """Under load: nothing lost, nobody waits, each worker serves about as many as it should, and not one less."""
@@ -28,7 +29,7 @@ def test_a_number_of_requests(folder: Path, pm: str) -> None:
         Nginx(server.address, folder=folder, keepalive=4) as nginx,
         Load(nginx.address, short=3, long=1, seconds=0.5) as load,
     ):
-        server.wait_event("worker_recycled", count=8)
+        server.wait_event("worker_recycled", count=8, timeout=120.0)
         load.stop()
         load.assert_well()
         assert {event["reason"] for event in server.find("worker_recycled")} == {"max_requests (40)"}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import UNMEASURED, Nginx, Server
+from harness import UNMEASURED, Nginx, Pulse, Server
 
 pytestmark = [pytest.mark.nginx, pytest.mark.once, pytest.mark.slow]
 
@@ -83,8 +83,44 @@ async def _all(groups: dict[str, Clients], addresses: dict[str, tuple[str, int]]
     await asyncio.gather(*(groups[name].come(addresses[name]) for name in groups))
 
 
+@dataclass(frozen=True)
+class Play:
+    """How it went."""
+
+    found: dict[str, Shares]
+    skipped: dict[str, int]
+    statuses: dict[str, Counter[int]]
+    stalled: float  # seconds for which the machine stood still
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the work went to those that it should go to."""
+        aware = (self.found[name].awaited for name in ("skipping", "refusing"))
+        return min(*aware, self.found["refusing"].answered) >= 0.9
+
+
 def test_whom_the_work_goes_to(folder: Path) -> None:
-    """Skipping the abandoned, none of it goes to who has left; refusing the late, all of it is answered in time."""
+    """Skipping the abandoned, none of it goes to who has left; refusing the late, all of it is answered in time.
+
+    In time is 0.3 s: where the machine has stood still for that long, there is one try more.
+    """
+    play = play_in(folder / "first")
+    if not play.is_good and play.stalled > 0.3:
+        play = play_in(folder / "second")
+    assert play.is_good, play
+    assert play.found["unaware"].awaited < 0.7
+
+    assert play.skipped["skipping"] > 0
+    assert play.skipped["unaware"] == play.skipped["refusing"] == 0
+    statuses = play.statuses
+    assert set(statuses["unaware"]) == set(statuses["skipping"]) == {200}
+    assert set(statuses["refusing"]) == {200, 503}
+    assert statuses["refusing"][200] > statuses["skipping"][200]
+
+
+def play_in(folder: Path) -> Play:
+    """All clients of all servers, once."""
+    folder.mkdir(mode=0o755)
     servers, addresses = {}, {}
     groups = {name: Clients() for name in SETTINGS}
     with ExitStack() as stack:
@@ -98,18 +134,12 @@ def test_whom_the_work_goes_to(folder: Path) -> None:
             )
             servers[name] = stack.enter_context(server)
             addresses[name] = stack.enter_context(Nginx(server.address, folder=place, location=location)).address
-        asyncio.run(_all(groups, addresses))
-        found = {name: shares(folder / name / "ledger", groups[name]) for name in SETTINGS}
-        skipped = {name: len(servers[name].find("request_abandoned")) for name in SETTINGS}
-
-    assert found["skipping"].awaited >= 0.9
-    assert found["refusing"].awaited >= 0.9
-    assert found["refusing"].answered >= 0.9
-    assert found["unaware"].awaited < 0.7
-
-    assert skipped["skipping"] > 0
-    assert skipped["unaware"] == skipped["refusing"] == 0
-    statuses = {name: Counter(groups[name].statuses.values()) for name in SETTINGS}
-    assert set(statuses["unaware"]) == set(statuses["skipping"]) == {200}
-    assert set(statuses["refusing"]) == {200, 503}
-    assert statuses["refusing"][200] > statuses["skipping"][200]
+        began = time.monotonic()
+        with Pulse() as pulse:
+            asyncio.run(_all(groups, addresses))
+        return Play(
+            {name: shares(folder / name / "ledger", groups[name]) for name in SETTINGS},
+            {name: len(servers[name].find("request_abandoned")) for name in SETTINGS},
+            {name: Counter(groups[name].statuses.values()) for name in SETTINGS},
+            pulse.stalled(began, time.monotonic()),
+        )

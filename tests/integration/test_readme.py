@@ -82,7 +82,7 @@ class Shell:
                 ["sh", "-c", command], stdout=file, stderr=file, start_new_session=True, **self._options
             )
         try:
-            wait_until(lambda: socket.exists() or process.poll() is not None, 300, command)
+            wait_until(lambda: socket.exists() or process.poll() is not None, 800, command)
             assert process.poll() is None, output.read_text()
             yield
         finally:
@@ -93,7 +93,7 @@ class Shell:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.tool("cc")
 def test_from_a_checkout(checkout: Path) -> None:
     """The first block installs, compiled, and serves the demo; the second one sees it answer.
@@ -109,7 +109,7 @@ def test_from_a_checkout(checkout: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_from_an_empty_directory_without_a_compiler(checkout: Path) -> None:
     """With the checkout's path in place of the dot it works anywhere, with no C compiler and only what is declared."""
     empty = checkout.parent / "empty"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import PATIENCE, Load, Nginx, Server, children, connect, environment, fastcgi, fetch, wait_until
+from harness import PATIENCE, Load, Nginx, Server, children, connect, environment, fastcgi, fetch, stretch, wait_until
 from integration.handing import recipe, release, wait_release
 
 pytestmark = [pytest.mark.tool("start_server"), pytest.mark.once]
@@ -78,13 +79,14 @@ def test_what_the_last_server_accepted_it_answers(folder: Path) -> None:
         Server("handed", "--workers", "1", folder=folder, socket="starter", env=env, parent=parent) as server,
         connect(path) as running,
     ):
-        running.sendall(f"GET /slow?s=2&began={folder}/began HTTP/1.0\r\n\r\n".encode())
+        running.sendall(f"GET /slow?began={folder}/began&until={folder}/until HTTP/1.0\r\n\r\n".encode())
         wait_until((folder / "began").exists)
         release(folder, "new")
         server.send(signal.SIGHUP)
         server.wait_event("serving", count=2)
         assert fastcgi(path).body == b"new"
         assert len(masters(server)) == 2
+        (folder / "until").touch()
         received = b""
         while part := running.recv(65_536):
             received += part
@@ -122,7 +124,8 @@ def test_the_recipe(folder: Path) -> None:
 def test_what_cannot_be_loaded_replaces_nobody(folder: Path) -> None:
     """It ends by itself, is tried again and again, and the last server serves on until it is mended."""
     path, env = f"{folder}/app.sock", release(folder, "old")
-    parent = starter(folder, "--interval=4")
+    # For who has not ended by itself by then, it takes for a server.
+    parent = starter(folder, f"--interval={math.ceil(4 * stretch())}")
     with Server("handed", "--workers", "1", folder=folder, socket="starter", env=env, parent=parent) as server:
         (folder / "version").unlink()
         server.send(signal.SIGHUP)

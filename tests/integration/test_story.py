@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import environment
+from harness import environment, stretch
 
 STORY = Path(__file__).parents[2] / "examples" / "listen-queue-overflow"
 
@@ -27,16 +27,29 @@ def line_that_waits() -> int:
 @pytest.mark.nginx
 @pytest.mark.tool("ss")
 @pytest.mark.once
+@pytest.mark.timeout(220)
 def test_from_the_symptom_to_the_culprit(folder: Path) -> None:
     """Fifty workers, a backlog of twenty, a hundred visitors a second; one makes the database stall for five seconds.
 
     nginx is refused with 11; ss shows the queue beyond its limit, and so does the status; the first line of the episode
     names the application's function and line, how many stood there, and the end says for how long the queue was full;
     from nginx's log explain finds that episode.
+
+    A machine that has hardly time for a hundred visitors a second has one try more.
     """
+    try:
+        assert_told(folder)
+    except AssertionError:
+        if stretch() < 2.0:
+            raise
+        assert_told(folder)
+
+
+def assert_told(folder: Path) -> None:
+    """Play it."""
     command = [sys.executable, str(STORY / "story.py"), "--short"]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=environment({}), timeout=55, check=False, cwd=folder
+        command, capture_output=True, text=True, env=environment({}), timeout=100, check=False, cwd=folder
     )
     told = done.stdout
     assert done.returncode == 0, done.stderr

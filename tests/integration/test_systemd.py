@@ -39,8 +39,7 @@ def test_a_service_is_started_by_its_first_connection(folder: Path) -> None:
         *(f"-E{n}" for n in _coverage(variables)),
     ]
     with _ended(Server("handed", "--workers", "2", folder=folder, socket="systemd:web", parent=tool).start()) as server:
-        wait_until(path.exists)
-        with connect(str(path)) as first:
+        with wait_until(lambda: _connected(path), what="a socket that listens") as first:
             first.sendall(b"GET /environ HTTP/1.0\r\n\r\n")
             serving = server.wait_ready()
             found = json.loads(_all(first).partition(b"\r\n\r\n")[2])
@@ -49,6 +48,13 @@ def test_a_service_is_started_by_its_first_connection(folder: Path) -> None:
         assert fastcgi(str(path), path="/").body == b"1"
         assert server.stop() == 0
     assert path.exists()  # it is systemd's
+
+
+def _connected(path: Path) -> socket.socket | None:
+    try:
+        return connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):  # not bound yet, or bound and about to listen
+        return None
 
 
 def _coverage(variables: dict[str, str]) -> list[str]:
@@ -333,16 +339,24 @@ def test_a_start_that_fails_is_never_ready(folder: Path) -> None:
         assert server.ask().status == 200
 
 
+def six_beats(manager: Manager) -> float:
+    """Seconds until the watchdog has heard of the master six times more."""
+    begun = time.monotonic()
+    manager.wait("WATCHDOG=1", len(manager.heard("WATCHDOG=1")) + 6)
+    return time.monotonic() - begun
+
+
 def test_a_watchdog_hears_of_the_master_until_it_hangs(folder: Path) -> None:
     """At half of its time, which is shorter than the loop's own rhythm; from a master that is stopped, nothing."""
     manager = Manager(f"{folder}/notify")
     env = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
     with manager.socket, Server("handed", "--workers", "1", folder=folder, env=env) as server:
         manager.wait("READY")
-        before = len(manager.heard("WATCHDOG=1"))
-        begun = time.monotonic()
-        manager.wait("WATCHDOG=1", before + 6)
-        assert 2.3 < time.monotonic() - begun < 5.5  # every half second; the loop's own rhythm is a second
+        took = [six_beats(manager)]
+        assert took[0] > 2.3  # every half second
+        while min(took) >= 5.5 and len(took) < 3:  # as the loop's own rhythm would be, or a busy machine
+            took.append(six_beats(manager))
+        assert min(took) < 5.5
         server.send(signal.SIGSTOP)
         wait_until(lambda: Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
         silent = len(manager.heard("WATCHDOG=1"))
