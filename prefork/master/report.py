@@ -245,6 +245,7 @@ def _process(hands: Performer, worker: Worker, state: int, now: float, epoch: fl
         "last request memory": None,
         "slot": slot,
         "generation": worker.generation,
+        "request start": None if running is None else round(epoch + record.started, 3),
         "request queue duration": None if running is None else _microseconds(record.waited),
         "last request duration": _microseconds(account.last) if account.last else None,
         "bytes received": max(0, account.received - before.received),

@@ -32,7 +32,7 @@ _PROCESSES: Final = "processes"
 _MAY_BE_NONE: Final = ("request ", "last request ", "content ", "user")  # of a process: there may be no request
 _IN_TEXT: Final = {"request uri": "request URI"}  # as php-fpm spells it there, and only there
 _PLAIN: Final = (int, str, float)
-_TIMES: Final = frozenset(field.key for field in FIELDS if field.kind == TIME)
+_TIMES: Final = frozenset(("request start", *(field.key for field in FIELDS if field.kind == TIME)))
 _HISTOGRAMS: Final = frozenset(field.key for field in FIELDS if field.kind == HISTOGRAM)
 
 
@@ -114,7 +114,7 @@ def _nothing(key: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _moment(seconds: int) -> str:
+def _moment(seconds: float) -> str:
     return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(seconds))
 
 

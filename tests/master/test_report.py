@@ -142,6 +142,17 @@ def test_an_idle_process_shows_the_request_before(hands: Hands) -> None:
         slot_of(hands, 3).enter(IDLE)
 
 
+def test_when_a_request_began(hands: Hands) -> None:
+    """By the clock on the wall, while it runs and afterwards."""
+    slot = slot_of(hands, 3)
+    slot.begin(RUNNING, "GET", "/", NOW - 90)
+    for state in (RUNNING, IDLE):
+        slot.enter(state)
+        before = time.time()
+        (process,) = (process for process in describe(hands)["processes"] if process["slot"] == 3)
+        assert before - 90.01 <= process["request start"] <= time.time() - 89.99
+
+
 def test_the_limit_of_a_socket_that_was_passed_is_the_kernels_to_tell(
     hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def process_of(**changes: Any) -> dict[str, Any]:
         "last request memory": None,
         "slot": 0,
         "generation": 1,
+        "request start": 1_760_003_598.25,
         "request queue duration": 1_500,
         "last request duration": 30_000,
         "bytes received": 1_000,

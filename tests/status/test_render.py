@@ -52,6 +52,7 @@ def test_text_is_php_fpms() -> None:
     assert "************************\npid:                  4711\nstate:                Running\n" in full
     assert "request URI:          /orders?page=2\n" in full
     assert "user:                 -\nscript:               mysite.wsgi:application\nlast request cpu:     -\n" in full
+    assert "request start:        09/Oct/2025:09:53:18 +0000\n" in full
 
 
 def test_unknown_is_not_nought() -> None:
