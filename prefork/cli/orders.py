@@ -40,7 +40,7 @@ without (its log said no_control_socket) is asked by its socket (get, wait)"""
 _HOW: Final = """\
 name one:
   --socket /run/mysite/app.sock    the path it serves (SOCK_PATH, PREFORK_SOCKET)
-  --control /run/prefork/1.sock    its control socket, where it was started with one of its own"""
+  --control /run/mysite/orders     its control socket, where it was started with one of its own"""
 
 
 @dataclass(frozen=True, slots=True)
