@@ -7,6 +7,7 @@ talks too much is not listened to any longer. Nothing here raises for what was r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from prefork.errors import ApplicationError, PreforkError
@@ -17,7 +18,7 @@ from prefork.system import channel as wire
 from prefork.system.channel import ENDED, Kind, Message
 from prefork.system.processes import is_our_child
 
-__all__ = ["hear"]
+__all__ = ["hear", "hear_last_words"]
 
 _AT_ONCE: Final = 64
 """Messages read from one channel before the others get their turn."""
@@ -50,6 +51,24 @@ def hear(hands: Performer, channel: Channel, now: float) -> None:
         if not understood:
             _refuse(hands, channel, message)
             return
+
+
+def hear_last_words(pools: Sequence[Performer], pid: int, now: float) -> None:
+    """Read what a child has said since the channels were read, before it is reaped: why it ends, perhaps.
+
+    A stranger may be any worker that is awaited: it may have said hello, and died.
+    """
+    for hands in pools:
+        generation, slot = hands.pool.generation_of(pid), hands.pool.slot_of(pid)
+        if generation is not None or slot is not None:
+            own = hands.holdings.zygotes.get(generation or 0) if slot is None else hands.holdings.workers.get(slot)
+            if own is not None:
+                hear(hands, own, now)
+            return
+    for hands in pools:
+        for awaited in hands.pool.awaited:
+            if (channel := hands.holdings.workers.get(awaited)) is not None:
+                hear(hands, channel, now)
 
 
 def _zygote_says(hands: Performer, generation: int, message: Message, now: float) -> bool:

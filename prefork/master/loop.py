@@ -16,7 +16,7 @@ from prefork.errors import PreforkError
 from prefork.log import Logger
 from prefork.master.deaths import bury
 from prefork.master.faults import Faults
-from prefork.master.hear import hear
+from prefork.master.hear import hear, hear_last_words
 from prefork.master.holdings import Channel
 from prefork.master.logs import Logs
 from prefork.master.perform import Performer
@@ -245,15 +245,7 @@ class Master:
         doorbell.arm_at = now + saturation.LOOK_AGAIN
 
     def _hear_last_words(self, pid: int) -> None:
-        """Read the channels before a stranger is reaped: he may have said hello, and died, since they were read."""
-        pools = [hands.pool for hands in self._pools]
-        if any(pool.generation_of(pid) is not None or pool.slot_of(pid) is not None for pool in pools):
-            return
-        now = time.monotonic()
-        for hands in self._pools:
-            for slot in hands.pool.awaited:
-                if (channel := hands.holdings.workers.get(slot)) is not None:
-                    hear(hands, channel, now)
+        hear_last_words(self._pools, pid, time.monotonic())
 
     def _obey(self, number: signal.Signals, now: float) -> None:
         if number in _COMMANDS:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from master.hands import NOW, Hands, Recorder
+from master.hands import NOW, Hands, Recorder, speaker
 from prefork.errors import PreforkError
 from prefork.master.faults import AGAIN, Faults
 from prefork.master.loop import Master
 from prefork.policy.lifecycle import Command
 from prefork.policy.model import Phase, StartZygote
 from prefork.system import processes
+from prefork.system.channel import Kind
 
 ROUNDS = 5
 
@@ -237,20 +238,47 @@ def test_a_listener_that_cannot_be_watched_is_tried_again(story: Story, monkeypa
     story.master._release()
 
 
-def test_strangers_cost_the_master_no_look_at_workers_whom_it_knows(
-    story: Story, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An orphan of the application may be a worker that is awaited, and no other."""
+def test_before_a_child_is_reaped_its_own_channel_is_read(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it said since the round began would be lost; an orphan of the application may be a worker that is awaited.
+
+    And no other: the channels of workers who are known are not read for it.
+    """
     heard: list[int | None] = []
-    monkeypatch.setattr("prefork.master.loop.hear", lambda _hands, channel, _now: heard.append(channel.slot))
+    monkeypatch.setattr("prefork.master.hear.hear", lambda _hands, channel, _now: heard.append(channel.slot))
     hands = story.hands
     with ExitStack() as ends:
         ends.callback(hands.holdings.close)
         ends.callback(story.master._queues.close)
+        ends.callback(story.master._selector.close)
         ends.enter_context(hands.zygote_with(50)[1])
         for slot in (0, 1, 2):
             ends.enter_context(hands.worker_in(slot)[1])
         hands.pool.adopted(0, 60)
         for pid in (50, 60, 99):
             story.master._hear_last_words(pid)
-    assert heard == [1, 2]
+    assert heard == [None, 0, 1, 2]
+
+
+def test_a_zygote_that_says_why_it_fails_and_ends_in_the_same_round_is_heard(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application that cannot be imported: the start fails with its reason, not with an exit status."""
+    pool = story.hands.pool
+    pool.open = False
+    channel, end = story.hands.zygote_with(0)
+    with speaker(end) as zygote:
+        pool._zygote_pids[channel.generation] = zygote.pid
+        story.master.watch(story.hands, channel)
+        ended = [(zygote.pid, 78 << 8)]
+
+        def reap(before_each: Callable[[int], None]) -> list[tuple[int, int]]:
+            """As if it had said so, and ended, just after the channels were read."""
+            if not ended:
+                return []
+            zygote.says(Kind.FAILED, '{"message": "importing it raised RuntimeError: no database"}')
+            before_each(zygote.pid)
+            return [ended.pop()]
+
+        monkeypatch.setattr(processes, "reap", reap)
+        with pytest.raises(PreforkError, match="no database"):
+            story.master.run()
