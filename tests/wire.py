@@ -91,6 +91,8 @@ class Desk:
     def close(self) -> None:
         for exchange in self.exchanges:
             exchange.close()
+        # Its pages, too: they would go with the collector, whenever that comes, and another test counts descriptors.
+        self.slot.forget()
         self.scoreboard.close()
         self.control.close()
 

@@ -39,7 +39,7 @@ class Loop:
         self.now = time.monotonic()  # as the workers' stamps, however long the machine has been up
         self.ordered: list[tuple[Command, dict[str, Any]]] = []
         self.problems: list[str] = []
-        self.selector = selectors.DefaultSelector()
+        self.selector = selectors.PollSelector()  # has no descriptor, which the collector would close at any moment
         self._beats: list[Callable[[float], None]] = []
 
     def attend(self, source: Any, call: Callable[[float], None], events: int = selectors.EVENT_READ) -> None:
