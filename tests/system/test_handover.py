@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +14,7 @@ import pytest
 
 from apart import living
 from harness.processes import started
+from machine import HAS_IPV6
 from prefork.errors import ConfigurationError
 from prefork.system.address import parse_address
 from prefork.system.handover import adopt, find, follow, left_over, passed_by, same_socket
@@ -207,17 +208,20 @@ def test_what_was_passed_is_listed_with_its_address(giver: socket.socket, path: 
     with (
         socket.socket(socket.AF_UNIX) as abstract,
         socket.create_server(("127.0.0.1", 0)) as tcp,
-        socket.create_server(("::1", 0), family=socket.AF_INET6) as tcp6,
         open(os.devnull) as file,
+        ExitStack() as stack,
     ):
         abstract.bind(f"\0prefork-test-{os.getpid()}")
+        there = {}
+        if HAS_IPV6:
+            tcp6 = stack.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))
+            there[tcp6.fileno()] = f"[::1]:{tcp6.getsockname()[1]}"
         closed = os.dup(0)
         os.close(closed)
-        there = {
+        there |= {
             giver.fileno(): path,
             abstract.fileno(): f"@prefork-test-{os.getpid()}",
             tcp.fileno(): f"127.0.0.1:{tcp.getsockname()[1]}",
-            tcp6.fileno(): f"[::1]:{tcp6.getsockname()[1]}",
             file.fileno(): "no open socket",
             closed: "no open socket",
         }

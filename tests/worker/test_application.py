@@ -16,6 +16,7 @@ import pytest
 
 import prefork.worker.application as module
 from harness.processes import environment
+from machine import HAS_IPV6
 from prefork.errors import ApplicationError
 from prefork.worker.application import Leftovers, enter, leftovers, load, warm_up
 
@@ -306,7 +307,7 @@ def connected(family: int, kind: int, address: Any) -> tuple[Callable[[], None],
     ("family", "kind", "address", "counted"),
     [
         (socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0), True),
-        (socket.AF_INET6, socket.SOCK_STREAM, ("::1", 0), True),
+        *([(socket.AF_INET6, socket.SOCK_STREAM, ("::1", 0), True)] if HAS_IPV6 else []),
         (socket.AF_UNIX, socket.SOCK_STREAM, "{folder}/server", True),
         (socket.AF_UNIX, socket.SOCK_STREAM, "\0prefork-test-{pid}-x", True),
         (socket.AF_UNIX, socket.SOCK_STREAM, "", True),
