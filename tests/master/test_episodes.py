@@ -101,7 +101,10 @@ def bench() -> Iterator[Bench]:
 @contextmanager
 def bench_of(workers: int) -> Iterator[Bench]:
     with hands_of() as hands:
-        yield Bench(hands, workers)
+        made = Bench(hands, workers)
+        yield made
+        for slot in made.slots.values():  # else their pages might go with the collector, in the midst of another test
+            slot.forget()
 
 
 # samples
