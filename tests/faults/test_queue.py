@@ -62,5 +62,5 @@ def test_five_of_six_are_served_and_the_log_names_what_held_the_workers(folder: 
         }
         assert [group.split(",")[0] for group in full["running"]] == ["2 × GET /slow"]
         assert (ended["peak"], ended["limit"]) == (3, 2)
-        # Full from the fifth client until the first answer.
-        assert min(ends) - moments[5] - 0.8 < ended["full_for"] <= min(ends) - moments[4]
+        # Full from the fifth client until who has answered first takes the next one, a moment later.
+        assert min(ends) - moments[5] - 0.8 < ended["full_for"] <= min(ends) - moments[4] + 0.5
