@@ -19,10 +19,11 @@ from typing import Any, Final
 
 from prefork.cli.console import Failure, printable
 from prefork.system.address import AddressKind, parse_address
-from prefork.system.control import Order, Scale, Wish, connect, encode_order, peer_of
+from prefork.system.control import Order, Scale, Wish, connect, encode_order
 from prefork.system.identity import user_name
 from prefork.system.ownership import holder_of, read_notes
 from prefork.system.paths import absolute
+from prefork.system.peers import peer_of
 from prefork.system.runtime import find_doors
 from prefork.system.tap import borrow
 

@@ -16,8 +16,8 @@ from prefork.cli.console import Failure
 from prefork.cli.orders import find_door, give
 from prefork.cli.probing import ask
 from prefork.config.values import spell_duration
-from prefork.system.control import peer_of
 from prefork.system.paths import absolute
+from prefork.system.peers import peer_of
 
 __all__ = ["only_address", "ping_through", "wait_for_server"]
 

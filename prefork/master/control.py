@@ -33,7 +33,8 @@ from prefork.master.stack_report import look_at_all, look_at_one
 from prefork.master.taps import Taps
 from prefork.policy.lifecycle import Command
 from prefork.system.birth import Birthmark
-from prefork.system.control import LARGEST_ORDER, Order, encode_answer, open_door, peer_of, read_order
+from prefork.system.control import LARGEST_ORDER, Order, encode_answer, open_door, read_order
+from prefork.system.peers import peer_of
 
 __all__ = ["Door"]
 

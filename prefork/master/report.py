@@ -246,6 +246,7 @@ def _process(hands: Performer, worker: Worker, state: int, now: float, epoch: fl
         "slot": slot,
         "generation": worker.generation,
         "request start": None if running is None else round(epoch + record.started, 3),
+        "peer": None if running is None else record.peer,
         "request queue duration": None if running is None else _microseconds(record.waited),
         "last request duration": _microseconds(account.last) if account.last else None,
         "bytes received": max(0, account.received - before.received),

@@ -29,7 +29,7 @@ _Status = Mapping[str, Any]
 
 _RULE: Final = "*" * 24
 _PROCESSES: Final = "processes"
-_MAY_BE_NONE: Final = ("request ", "last request ", "content ", "user")  # of a process: there may be no request
+_MAY_BE_NONE: Final = ("request ", "last request ", "content ", "user", "peer")  # of a process: there may be no request
 _IN_TEXT: Final = {"request uri": "request URI"}  # as php-fpm spells it there, and only there
 _PLAIN: Final = (int, str, float)
 _TIMES: Final = frozenset(("request start", *(field.key for field in FIELDS if field.kind == TIME)))
@@ -103,6 +103,8 @@ def _spell(key: str, value: Any) -> str:
         return summary(value)
     if key in _TIMES:
         return _moment(value) if value else "-"
+    if key == "peer" and isinstance(value, list | tuple):
+        return " ".join(f"{name} {number}" for name, number in zip(("pid", "uid", "gid"), value, strict=False))
     if isinstance(value, list | tuple):
         return "; ".join(map(str, value))
     return str(value)

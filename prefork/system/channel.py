@@ -18,10 +18,11 @@ import array
 import json
 import os
 import socket
-import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
+
+from prefork.system.peers import UCRED
 
 __all__ = [
     "ENDED",
@@ -42,8 +43,7 @@ __all__ = [
 LARGEST_MESSAGE: Final = 64 * 1024
 _MOST_DESCRIPTORS: Final = 4
 
-_UCRED: Final = struct.Struct("iII")
-_ROOM_FOR_CREDENTIALS: Final = socket.CMSG_SPACE(_UCRED.size)
+_ROOM_FOR_CREDENTIALS: Final = socket.CMSG_SPACE(UCRED.size)
 _ROOM_FOR_DESCRIPTORS: Final = socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
 
 
@@ -168,8 +168,8 @@ def receive_report(channel: socket.socket) -> Message | None:
 def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
     pid = 0
     for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and len(payload) == _UCRED.size:
-            pid = _UCRED.unpack(payload)[0]
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and len(payload) == UCRED.size:
+            pid = UCRED.unpack(payload)[0]
         elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             # No room was offered for these; should a kernel ever deliver some, they must not stay open.
             received = array.array("i")

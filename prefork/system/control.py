@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,14 +30,12 @@ __all__ = [
     "COMMANDS",
     "LARGEST_ORDER",
     "Order",
-    "Peer",
     "Scale",
     "Wish",
     "connect",
     "encode_answer",
     "encode_order",
     "open_door",
-    "peer_of",
     "read_order",
 ]
 
@@ -48,7 +45,6 @@ LARGEST_ORDER: Final = 4096  # bytes
 _MODE: Final = 0o600
 _BACKLOG: Final = 16
 _PIECE: Final = 32 * 1024  # of an answer; far below the send buffer of a Unix socket (net.core.wmem_default)
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +75,6 @@ class Order:
     scales: tuple[Scale, ...] = ()
     pid: int | None = None  # of the process that is meant
     tap: Wish = Wish()
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is at the other end, as the kernel saw it when the connection was made."""
-
-    pid: int
-    uid: int
-    gid: int
 
 
 def encode_order(order: Order) -> bytes:
@@ -178,9 +165,3 @@ def connect(path: str) -> socket.socket:
         raise
     client.setblocking(True)
     return client
-
-
-def peer_of(connection: socket.socket) -> Peer:
-    """Who is at the other end."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return Peer(*_CREDENTIALS.unpack(raw))

@@ -12,7 +12,6 @@ import errno
 import os
 import socket
 import stat
-import struct
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Final
 
 from prefork.errors import AddressInUse, ConfigurationError, PermissionProblem, PreforkError
 from prefork.system.identity import user_name
+from prefork.system.peers import peer_of
 
 __all__ = [
     "DYING",
@@ -39,7 +39,6 @@ __all__ = [
     "probe",
 ]
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _LISTENS: Final = 0x10000  # __SO_ACCEPTCON, linux/net.h: in the flags column of /proc/net/unix
 
 _FORMS: Final = {
@@ -101,8 +100,7 @@ def probe(address: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> Finding
                 f"{_printable(address)} is in use by a Unix socket of another type than {kind.name}: "
                 "choose another address"
             ) from None
-        raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return Finding(Found.LIVE, _CREDENTIALS.unpack(raw)[0])
+        return Finding(Found.LIVE, peer_of(client).pid)
 
 
 def look_at(path: str) -> os.stat_result | None:

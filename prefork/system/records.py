@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from prefork.system.peers import Peer
+
 __all__ = ["BELIEVABLE", "BOUNDS", "LONGEST", "Account", "SlotRecord", "Totals", "counted", "in_seconds"]
 
 BOUNDS: Final[tuple[float, ...]] = (
@@ -48,6 +50,7 @@ class SlotRecord(NamedTuple):  # one is made for each worker, whenever the statu
     extension: float = 0.0  # seconds that the request may take on top of its limits
     waited: float | None = None  # seconds that it had waited for a worker; None: unknown
     length: int | None = None  # bytes of its body, as announced; None: unknown
+    peer: Peer | str | None = None  # who connected; None: unknown
 
 
 class Account(NamedTuple):

@@ -24,6 +24,7 @@ from bisect import bisect_left
 from typing import Final
 
 from prefork.system.controlpage import CONTROL_HEADER, DOORBELL, TAP, control_size, rows, sealed_memory
+from prefork.system.peers import PEER_ROOM, unpack_peer
 from prefork.system.records import BELIEVABLE, BOUNDS, LONGEST, Account, SlotRecord, Totals, counted, in_seconds
 
 __all__ = ["Scoreboard", "Slot", "slots_for"]
@@ -32,34 +33,33 @@ _MINIMUM_SLOTS: Final = 64
 
 # A record, in native order and sizes: its sequence (odd while the request is being written), requests begun; start of
 # the request (monotonic seconds), how much longer it may take, how long it had waited, the length of its body,
-# generation, method and URI with their lengths; then the counters; then the account.
+# generation, method, URI and peer with their lengths; then the counters; then the account.
 #
 # What the sequence does not guard is stored through a memoryview of numbers, one number by one store, and loaded the
 # same way. Neither holds for a struct: `pack_into` fills its room with zeros first, and what is not native is copied
 # byte by byte; a counter that drops to 0 for a moment looks like a restart to whoever collects it.
 _SEQUENCE: Final = struct.Struct("@Q")
 _LOWEST_BYTE: Final = 0 if sys.byteorder == "little" else 7
-_BEGUN: Final = struct.Struct("@d8xdqIHH16s440s")  # what is written when a request begins; nothing is extended yet
+_BEGUN: Final = struct.Struct(f"@d8xdqIHH16s440sH{PEER_ROOM}s")  # written when a request begins; nothing extended yet
 _BEGUN_AT: Final = 16
-_WHOLE: Final = struct.Struct("@QQdddqIHH16s440s")
+_WHOLE: Final = struct.Struct(f"@QQdddqIHH16s440sH{PEER_ROOM}s")
 _DEADLINE: Final = struct.Struct("@QQdd")
 _METHOD_ROOM: Final = 16
 _URI_ROOM: Final = 440
-_COUNTERS_AT: Final = 512
+_COUNTERS_AT: Final = 536
 _COUNTERS: Final = struct.Struct("@16Q")
 _RECORD_SIZE: Final = 960
 _REQUESTS: Final = struct.Struct(f"@8xQ{_RECORD_SIZE - 16}x")  # of a whole record
 _TORN_READ_TRIES: Final = 8
-_UNKNOWN: Final = -1.0
 _SHORTEST: Final = 0.001  # the first of the bounds, which most requests keep
 
 # The account: bytes of bodies received and sent, seconds of all requests and of the last one, seconds of all waiting,
 # the counts of both histograms.
-_ACCOUNT_AT: Final = 640
+_ACCOUNT_AT: Final = 664
 _BUCKETS: Final = 16
 _ACCOUNT: Final = struct.Struct("@QQdd")
 _ENTIRE_ACCOUNT: Final = struct.Struct("@QQddd32Q")
-_TOTALS: Final = struct.Struct("@8xQ496x16QQQd8xd32Q24x")  # of a whole record
+_TOTALS: Final = struct.Struct("@8xQ520x16QQQd8xd32Q")  # of a whole record
 
 _NUMBER: Final = struct.Struct("@Q")
 
@@ -114,9 +114,8 @@ class Scoreboard:
             record = page[offset : offset + _WHOLE.size]
             if before % 2 == 0 and _SEQUENCE.unpack_from(page, offset)[0] == before:
                 break
-        _, requests, started, extension, waited, length, generation, method_length, uri_length, method, uri = (
-            _WHOLE.unpack(record)
-        )
+        _, requests, started, extension, waited, length, generation, *texts = _WHOLE.unpack(record)
+        method_length, uri_length, method, uri, peer_length, peer = texts
         return SlotRecord(
             requests=requests if requests < BELIEVABLE else 0,
             started=started,
@@ -126,6 +125,7 @@ class Scoreboard:
             extension=extension,
             waited=waited if 0.0 <= waited < LONGEST else None,
             length=length if 0 <= length < BELIEVABLE else None,
+            peer=unpack_peer(peer[:peer_length]),
         )
 
     def deadline(self, slot: int) -> tuple[int, float, float] | None:
@@ -282,10 +282,13 @@ class Slot:
             except BlockingIOError:
                 pass  # it rings already, as often as an eventfd can count
 
-    def begin(self, state: int, method: str, uri: str, now: float, waited: float = _UNKNOWN, length: int = -1) -> None:
+    def begin(
+        self, state: int, method: str, uri: str, now: float, waited: float = -1.0, length: int = -1, peer: bytes = b""
+    ) -> None:
         """Publish that a request begins: what, and when (monotonic seconds). Over-long text is cut.
 
         ``waited`` are the seconds that it had to wait for that, ``length`` the bytes of its body; negative if unknown.
+        ``peer`` is who connected, packed (`prefork.system.peers`).
         """
         self.requests += 1
         self.extension = 0.0
@@ -316,6 +319,8 @@ class Slot:
             len(uri_bytes),
             method_bytes,
             uri_bytes,
+            len(peer),
+            peer,
         )
         if last < 0xFE:
             page[lowest] = last + 2

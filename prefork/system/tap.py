@@ -15,9 +15,10 @@ import array
 import os
 import select
 import socket
-import struct
 from contextlib import suppress
 from typing import Final
+
+from prefork.system.peers import UCRED
 
 __all__ = ["BODIES", "ENDED", "LARGEST_MESSAGE", "ON", "UNMASKED", "TapPair", "borrow", "lend", "receive"]
 
@@ -33,8 +34,7 @@ ENDED: Final = (b"", -1)
 
 _BUFFER: Final = 2 * 1024**2  # bytes, where we may have them; else net.core.wmem_max
 _SO_SNDBUFFORCE: Final = 32  # Linux, socket(7): needs CAP_NET_ADMIN
-_UCRED: Final = struct.Struct("iII")
-_ROOM: Final = socket.CMSG_SPACE(_UCRED.size)  # for credentials: descriptors that somebody sends along are discarded
+_ROOM: Final = socket.CMSG_SPACE(UCRED.size)  # for credentials: descriptors that somebody sends along are discarded
 _MOST_LEFT: Final = 16_384  # messages; more than the largest buffer holds
 
 
@@ -86,8 +86,8 @@ def receive(reading: socket.socket) -> tuple[bytes, int] | None:
         return ENDED
     pid = -1  # an empty message is legal, and has credentials; the end has none
     for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and len(payload) == _UCRED.size:
-            pid = _UCRED.unpack(payload)[0]
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and len(payload) == UCRED.size:
+            pid = UCRED.unpack(payload)[0]
         elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             received = array.array("i")
             received.frombytes(payload[: len(payload) - len(payload) % received.itemsize])

@@ -18,11 +18,12 @@ import select
 import socket
 import struct
 import time
-from typing import Any, Final, final
+from typing import Final, final
 
 from prefork.errors import ClientDisconnected, RequestTimeout
 from prefork.policy.model import CLIENT_TIMEOUTS, RUNNING, WRITING
 from prefork.policy.pace import Pace
+from prefork.system.peers import UCRED
 from prefork.system.scoreboard import Slot
 from prefork.system.untaken import untaken
 
@@ -49,9 +50,11 @@ DRAIN_BYTES: Final = 67_108_864
 # read. Of one that is too slow, and still takes some, no more often than this is asked how much.
 _GLANCE: Final = 0.25  # seconds
 
-_GONE: Final = select.POLLHUP | select.POLLERR
+_SOL_SOCKET: Final = int(socket.SOL_SOCKET)
+_SO_PEERCRED: Final = int(socket.SO_PEERCRED)
+_UCRED_SIZE: Final = UCRED.size
 
-_UCRED: Final = struct.Struct("iII")  # struct ucred, unix(7)
+_GONE: Final = select.POLLHUP | select.POLLERR
 
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger, socket(7): on, no seconds
 
@@ -75,6 +78,7 @@ class Connection:
     def __init__(self, descriptor: int, slot: Slot, write_timeout: float, write_min_rate: int = 0) -> None:
         self.descriptor = descriptor
         self.serial = 0  # which connection of this number it is
+        self.peer = b""
         self.open = False
         self.timed_out = False
         self.stalled = False
@@ -100,9 +104,10 @@ class Connection:
         self._deadline = 0.0
         self._blocking = True
 
-    def begin(self, patience: float = 0.0) -> None:
-        """A new connection has this number now; see `allow`."""
+    def begin(self, patience: float = 0.0, peer: bytes = b"") -> None:
+        """A new connection has this number now, from a peer that is known or not; see `allow` and `ask_peer`."""
         self.serial += 1
+        self.peer = peer
         self.open = True
         self.timed_out = False
         self.stalled = False
@@ -334,18 +339,14 @@ class Connection:
         except ClientDisconnected:
             return
 
-    def credentials(self) -> tuple[int, int, int]:
-        """pid, uid and gid of the process that connected (SO_PEERCRED, unix(7))."""
-        self._check_open()
-        pid, uid, gid = _UCRED.unpack(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        return pid, uid, gid
-
-    def peer_name(self) -> str:
-        """Address and port of the other end of a TCP connection; empty for a Unix one. Raises OSError."""
-        if self._socket.family == socket.AF_UNIX:
-            return ""
-        name: Any = self._socket.getpeername()
-        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+    def ask_peer(self) -> bytes:
+        """``peer``: who connected, packed (`prefork.system.peers`). Asked for once a connection; empty if unknown."""
+        if not self.peer and self.open:
+            try:
+                self.peer = self._socket.getsockopt(_SOL_SOCKET, _SO_PEERCRED, _UCRED_SIZE)
+            except OSError:
+                pass  # the application closed the descriptor
+        return self.peer
 
     def close(self) -> None:
         """Close the descriptor, once, and only while it is still ours."""

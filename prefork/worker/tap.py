@@ -31,11 +31,11 @@ import time
 from http import HTTPStatus
 from typing import Any, Final, final
 
-from prefork.errors import ClientDisconnected
 from prefork.policy.masking import mask_body, mask_field, mask_query
 from prefork.protocol import fastcgi
 from prefork.protocol.codec import Codec, plain_text
 from prefork.protocol.request import Request
+from prefork.system.peers import unpack_peer
 from prefork.system.scoreboard import Slot
 from prefork.system.tap import BODIES, LARGEST_MESSAGE, UNMASKED
 from prefork.worker.connection import Connection
@@ -98,7 +98,7 @@ class Tap:
         self._body_told = self._head_told = self._own = False
         self._status = ""
         self._fields = []
-        self._peer = _peer_of(connection)
+        self._peer = unpack_peer(connection.ask_peer())
         message = self._message("request")
         message["connection"] = connection.serial
         if request.content_length >= 0:
@@ -195,7 +195,7 @@ class Tap:
         """Something came that was no request, or not yet one; ``status`` is 0 where nothing is answered."""
         if self._slot.tap:
             self._request = None
-            self._peer = _peer_of(connection)
+            self._peer = unpack_peer(connection.ask_peer())
             self._send_refusal(self._message("refused"), status, reason)
 
     def turn_away(
@@ -205,7 +205,7 @@ class Tap:
         if self._slot.tap:
             self._request = request
             self._request_id = request_id
-            self._peer = _peer_of(connection)
+            self._peer = unpack_peer(connection.ask_peer())
             message = self._message("refused")
             self._describe(message, reader, request)
             self._send_refusal(message, status, reason)
@@ -314,10 +314,3 @@ def _spell(status: int) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
-
-
-def _peer_of(connection: Connection) -> Any:
-    try:
-        return connection.peer_name() or list(connection.credentials())
-    except (OSError, ClientDisconnected):
-        return None

@@ -30,6 +30,7 @@ from prefork.status.openmetrics import as_openmetrics
 from prefork.status.render import as_html, as_json, as_text, as_xml
 from prefork.system.bulletin import Bulletin
 from prefork.system.load import Load, load_of
+from prefork.system.peers import UCRED, pack_address
 from prefork.system.records import BOUNDS
 from prefork.system.scoreboard import Slot
 
@@ -151,6 +152,20 @@ def test_when_a_request_began(hands: Hands) -> None:
         before = time.time()
         (process,) = (process for process in describe(hands)["processes"] if process["slot"] == 3)
         assert before - 90.01 <= process["request start"] <= time.time() - 89.99
+
+
+def test_who_connected(hands: Hands) -> None:
+    """A process or an address, while the request runs and afterwards; unknown of a worker that has had none."""
+    slot = slot_of(hands, 3)
+    for packed, expected in ((UCRED.pack(640, 33, 34), [640, 33, 34]), (pack_address("10.0.0.7", 80), "10.0.0.7:80")):
+        slot.begin(RUNNING, "GET", "/", NOW - 1, peer=packed)
+        for state in (RUNNING, IDLE):
+            slot.enter(state)
+            (process,) = (process for process in describe(hands)["processes"] if process["slot"] == 3)
+            assert process["peer"] == expected
+    hands.holdings.prepare_slot(3)
+    (process,) = (process for process in describe(hands)["processes"] if process["slot"] == 3)
+    assert process["peer"] is None
 
 
 def test_the_limit_of_a_socket_that_was_passed_is_the_kernels_to_tell(

@@ -26,6 +26,7 @@ def process_of(**changes: Any) -> dict[str, Any]:
         "slot": 0,
         "generation": 1,
         "request start": 1_760_003_598.25,
+        "peer": [640, 33, 33],
         "request queue duration": 1_500,
         "last request duration": 30_000,
         "bytes received": 1_000,

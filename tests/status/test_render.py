@@ -53,6 +53,11 @@ def test_text_is_php_fpms() -> None:
     assert "request URI:          /orders?page=2\n" in full
     assert "user:                 -\nscript:               mysite.wsgi:application\nlast request cpu:     -\n" in full
     assert "request start:        09/Oct/2025:09:53:18 +0000\n" in full
+    assert "peer:                 pid 640 uid 33 gid 33\n" in full
+    other = [process_of(peer="[::1]:4711"), process_of(peer=None)]
+    full = as_text([status_of(processes=other)], full=True)
+    assert "peer:                 [::1]:4711\n" in full
+    assert "peer:                 -\n" in full
 
 
 def test_unknown_is_not_nought() -> None:

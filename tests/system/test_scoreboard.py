@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 from harness.processes import PATIENCE, environment
 from prefork.policy.model import FREE, IDLE, READING, RUNNING, STARTING, WRITING
 from prefork.system.controlpage import WAITING, ControlPage
+from prefork.system.peers import UCRED, Peer
 from prefork.system.records import BOUNDS, Account, SlotRecord, Totals
 from prefork.system.scoreboard import Scoreboard, Slot, slots_for
 
 SLOTS = 70  # more than one row of 64 state bytes
 ROOM = 128  # so the records begin here
 RECORD = 960
-REQUEST = struct.Struct("@QQdddqIHH16s440s")  # what a record begins with; counters follow
+REQUEST = struct.Struct("@QQdddqIHH16s440sH18s")  # what a record begins with; counters follow
 
 
 @dataclass(slots=True)
@@ -160,10 +161,10 @@ def test_the_pages_do_not_cross_an_exec_by_themselves(pages: Pages, page: str) -
 
 
 def test_a_request_is_published(pages: Pages) -> None:
-    """State, number, start, generation, method and URI arrive as they were said; the neighbours are untouched."""
+    """State, number, start, generation, method, URI, peer arrive as they were said; the neighbours are untouched."""
     slot = pages.slot(69, generation=7)
-    slot.begin(RUNNING, "POST", "/orders?id=1", 12.5, 0.25, 70)
-    assert pages.board.read(69) == SlotRecord(1, 12.5, 7, "POST", "/orders?id=1", 0.0, 0.25, 70)
+    slot.begin(RUNNING, "POST", "/orders?id=1", 12.5, 0.25, 70, UCRED.pack(640, 33, 34))
+    assert pages.board.read(69) == SlotRecord(1, 12.5, 7, "POST", "/orders?id=1", 0.0, 0.25, 70, Peer(640, 33, 34))
     assert pages.board.states() == bytes(69) + bytes([RUNNING])
     assert pages.board.read(68) == SlotRecord(0, 0.0, 0, "", "", 0.0, 0.0, 0)
 
@@ -253,9 +254,9 @@ def test_a_request_may_be_given_more_time(pages: Pages) -> None:
 
 def test_what_is_being_rewritten_is_not_taken_for_a_request(pages: Pages) -> None:
     """Half of one request and half of the next would be a request that is long overdue."""
-    scribble(pages.board, 1, REQUEST.pack(7, 5, 1.0, 0.0, -1.0, -1, 2, 3, 1, b"GET", b"/"))
+    scribble(pages.board, 1, REQUEST.pack(7, 5, 1.0, 0.0, -1.0, -1, 2, 3, 1, b"GET", b"/", 0, b""))
     assert pages.board.deadline(1) is None
-    scribble(pages.board, 1, REQUEST.pack(8, 5, 1.0, 0.0, -1.0, -1, 2, 3, 1, b"GET", b"/"))
+    scribble(pages.board, 1, REQUEST.pack(8, 5, 1.0, 0.0, -1.0, -1, 2, 3, 1, b"GET", b"/", 0, b""))
     assert pages.board.deadline(1) == (5, 1.0, 0.0)
 
 
@@ -547,13 +548,13 @@ def test_any_bytes_can_be_read(board: Scoreboard, record: bytes, slot: int) -> N
 @pytest.mark.parametrize("started", [math.nan, math.inf, -math.inf, -1e308, 1e308, 5e-324, -0.0])
 def test_any_number_can_be_a_start(board: Scoreboard, started: float) -> None:
     """It is handed on as it is: whoever uses it judges it."""
-    scribble(board, 0, REQUEST.pack(0, 1, started, 0.0, -1.0, -1, 1, 3, 1, b"GET", b"/"))
+    scribble(board, 0, REQUEST.pack(0, 1, started, 0.0, -1.0, -1, 1, 3, 1, b"GET", b"/", 0, b""))
     assert struct.pack("<d", board.read(0).started) == struct.pack("<d", started)
 
 
 def test_a_record_that_never_gets_whole_is_read_all_the_same(board: Scoreboard) -> None:
     """A worker that died while it wrote leaves an odd sequence: the record is shown as it stands, after a few tries."""
-    scribble(board, 0, REQUEST.pack(7, 5, 1.0, 0.0, -1.0, -1, 2, 3, 4, b"GET", b"/torn"))
+    scribble(board, 0, REQUEST.pack(7, 5, 1.0, 0.0, -1.0, -1, 2, 3, 4, b"GET", b"/torn", 0, b""))
     assert board.read(0) == SlotRecord(5, 1.0, 2, "GET", "/tor")
 
 
@@ -577,9 +578,11 @@ def test_whole_records_have_even_sequences_that_only_grow(pages: Pages, left: in
 @pytest.mark.parametrize("length", [0, 3, 16, 17, 65_535])
 def test_a_length_beyond_its_field_is_the_whole_field(board: Scoreboard, length: int) -> None:
     """It never reads into the next record."""
-    scribble(board, 0, REQUEST.pack(2, 1, 1.0, 0.0, -1.0, -1, 1, length, length, b"M" * 16, b"u" * 440))
+    texts = (b"M" * 16, b"u" * 440, length, b"p" * 18)
+    scribble(board, 0, REQUEST.pack(2, 1, 1.0, 0.0, -1.0, -1, 1, length, length, *texts))
     read = board.read(0)
     assert (len(read.method), len(read.uri)) == (min(length, 16), min(length, 440))
+    assert read.peer == (f"[{':'.join(['7070'] * 8)}]:28784" if length >= 18 else None)
 
 
 def test_every_byte_is_a_state(board: Scoreboard) -> None:

@@ -14,6 +14,7 @@ import pytest
 from prefork.errors import ClientDisconnected, RequestTimeout
 from prefork.policy.model import CLIENT_TIMEOUTS, RUNNING, WRITING
 from prefork.policy.pace import Pace
+from prefork.system.peers import unpack_peer
 from prefork.worker import connection as module
 from prefork.worker.connection import Connection
 from wire import PATIENCE, Desk
@@ -210,9 +211,24 @@ def test_a_closed_connection_cannot_be_used(pair: tuple[Connection, socket.socke
     """Every call says that it is closed; closing again does nothing."""
     connection, _ = pair
     connection.close()
-    for call in (connection.receive, connection.credentials, lambda: connection.send([b"x"], 1)):
+    for call in (connection.receive, lambda: connection.send([b"x"], 1)):
         with pytest.raises(ClientDisconnected, match="closed"):
             call()
+    assert connection.ask_peer() == b""
+    connection.close()
+
+
+def test_who_connected(pair: tuple[Connection, socket.socket]) -> None:
+    """Asked for once, and known to the end; told by who accepted, where that says it; else unknown."""
+    connection, _ = pair
+    this = (os.getpid(), os.geteuid(), os.getegid())
+    assert unpack_peer(connection.ask_peer()) == this
+    connection.close()
+    assert unpack_peer(connection.ask_peer()) == this
+    connection.begin(peer=b"told")
+    assert connection.ask_peer() == b"told"
+    connection.begin()
+    assert connection.ask_peer() == b""
     connection.close()
 
 

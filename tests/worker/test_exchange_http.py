@@ -533,6 +533,7 @@ def test_a_client_by_tcp(desk: Desk, port: socket.socket) -> None:
         read_all(client)
     assert (seen["REMOTE_ADDR"], seen["REMOTE_PORT"]) == ("192.0.2.1", "4711")
     assert seen["prefork.peer"] is None
+    assert desk.scoreboard.read(3).peer == "192.0.2.1:4711"
 
 
 def test_a_socket_for_fastcgi_alone(desk: Desk) -> None:

@@ -1,0 +1,62 @@
+"""Who is at the other end of a connection, as the kernel says: a process, of a Unix socket; an address, of TCP.
+
+In as few bytes as it can be written by a worker: 12 are the kernel's struct ucred (unix(7)), 6 and 18 an address of
+IPv4 or IPv6 with its port, in network order; none at all: unknown.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+__all__ = ["PEER_ROOM", "UCRED", "Peer", "ask_peer", "pack_address", "peer_of", "unpack_peer"]
+
+UCRED: Final = struct.Struct("@iII")
+"""struct ucred: pid, uid, gid."""
+
+PEER_ROOM: Final = 18
+"""The most bytes that a peer is written in."""
+
+_IPV4_SIZE: Final = 6
+
+
+class Peer(NamedTuple):
+    """``environ["prefork.peer"]``: the process that called connect(2), normally nginx, and who it was at that moment.
+
+    Process and user as this process's namespaces know them; pid 0 is a process of another one.
+    """
+
+    pid: int
+    uid: int  # the effective ones
+    gid: int
+
+
+def ask_peer(connection: socket.socket) -> bytes:
+    """The process at the other end of a Unix socket, packed (SO_PEERCRED, unix(7)). Raises OSError."""
+    return connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """The process at the other end of a Unix socket. Raises OSError."""
+    return Peer(*UCRED.unpack(ask_peer(connection)))
+
+
+def pack_address(host: str, port: int) -> bytes:
+    """Who connected by TCP, packed, from an address as accept(2) tells it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.inet_pton(family, host.partition("%")[0]) + port.to_bytes(2, "big")
+
+
+@lru_cache(maxsize=256)  # nearly always one of nginx's few processes
+def unpack_peer(packed: bytes) -> Peer | str | None:
+    """A process, or an address with its port, as "127.0.0.1:80" or "[::1]:80"; None: unknown, or nothing known."""
+    if len(packed) == UCRED.size:
+        return Peer(*UCRED.unpack(packed))
+    port = int.from_bytes(packed[-2:], "big")
+    if len(packed) == _IPV4_SIZE:
+        return f"{socket.inet_ntop(socket.AF_INET, packed[:-2])}:{port}"
+    if len(packed) == PEER_ROOM:
+        return f"[{socket.inet_ntop(socket.AF_INET6, packed[:-2])}]:{port}"
+    return None
