@@ -178,7 +178,7 @@ class Exchange:
         except ClientDisconnected as error:
             if not connection.timed_out:
                 raise
-            self._notes.slow_head(error)
+            self._notes.slow_head(error, connection.ask_peer())
             self._tap.refuse(connection, 0, str(error))
             return
         if not data:
@@ -209,7 +209,7 @@ class Exchange:
 
     def _refuse_protocol(self, connection: Connection, first: int) -> None:
         refusal = detect.refuse(self._door.speaks, first)
-        self._notes.strange_protocol(refusal.reason)
+        self._notes.strange_protocol(refusal.reason, connection.ask_peer())
         self._tap.refuse(connection, 400, refusal.reason)
         if refusal.answer:
             connection.send([refusal.answer], len(refusal.answer))
@@ -238,12 +238,12 @@ class Exchange:
                     return None
                 reader.receive(data)
         except ProtocolError as error:
-            self._notes.bad_head(error)
+            self._notes.bad_head(error, connection.ask_peer())
             status, reason = error.status, str(error)
         except ClientDisconnected as error:
             if not connection.timed_out:
                 raise
-            self._notes.slow_head(error)
+            self._notes.slow_head(error, connection.ask_peer())
             status, reason = 408, str(error)
         self._tap.refuse(connection, status if reader.answerable else 0, reason)
         if reader.answerable:

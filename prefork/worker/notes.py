@@ -17,6 +17,7 @@ from prefork.policy.model import (
 )
 from prefork.protocol.codec import plain_text
 from prefork.protocol.request import Request
+from prefork.system.peers import unpack_peer
 from prefork.system.scoreboard import Slot
 from prefork.worker.accesslog import AccessLog
 from prefork.worker.deadline import strip
@@ -53,20 +54,20 @@ class Notes:
         """What was accepted is no connection."""
         self._logger.error("connection_unusable", descriptor=descriptor, error=str(error))
 
-    def strange_protocol(self, reason: str) -> None:
+    def strange_protocol(self, reason: str, peer: bytes) -> None:
         """A connection begins as nothing that is spoken here."""
         self._slot.count(BAD_REQUESTS)
-        self._logger.warning("protocol_refused", reason=reason)
+        self._logger.warning("protocol_refused", reason=reason, peer=unpack_peer(peer))
 
-    def bad_head(self, error: ProtocolError) -> None:
+    def bad_head(self, error: ProtocolError, peer: bytes) -> None:
         """A request's head breaks the rules of its protocol."""
         self._slot.count(BAD_REQUESTS)
-        self._logger.warning("bad_request", reason=str(error), status=error.status)
+        self._logger.warning("bad_request", reason=str(error), status=error.status, peer=unpack_peer(peer))
 
-    def slow_head(self, error: ClientDisconnected) -> None:
+    def slow_head(self, error: ClientDisconnected, peer: bytes) -> None:
         """A request's head did not come in time."""
         self._slot.count(CLIENT_TIMEOUTS)
-        self._logger.warning("header_timeout", reason=str(error))
+        self._logger.warning("header_timeout", reason=str(error), peer=unpack_peer(peer))
 
     def no_request(self, status: int, sent: int, began: float) -> None:
         """Something was answered that was no request, or not; ``sent`` are bytes of the answer's body."""

@@ -64,19 +64,21 @@ def test_another_protocol_is_told_so(desk: Desk, data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"\x16\x03\x01", b"\xff\xff", b"\x80"])
 def test_noise_is_closed_and_logged(desk: Desk, data: bytes) -> None:
-    """Nothing is answered to what could not read it."""
+    """Nothing is answered to what could not read it. The log says whose it was."""
     with desk.client(desk.exchange(hello)) as client:
         client.send(data)
         assert client.socket.recv(1) == b""
     assert desk.log.loud == ["protocol_refused"]
+    assert desk.log.named("protocol_refused")[0]["peer"] == (os.getpid(), os.geteuid(), os.getegid())
 
 
 def test_garbage_after_a_good_beginning_is_closed(desk: Desk) -> None:
-    """Where no request is known there is nothing to answer."""
+    """Where no request is known there is nothing to answer. The log says whose it was."""
     with desk.client(desk.exchange(hello)) as client:
         client.send(b"\x01\x01\x00\x00\x00\x08\x00\x00" + bytes(8))
         assert client.receive() == b""
     assert desk.log.loud == ["bad_request"]
+    assert desk.log.named("bad_request")[0]["peer"] == (os.getpid(), os.geteuid(), os.getegid())
 
 
 def test_a_head_that_never_ends(desk: Desk) -> None:
@@ -85,6 +87,7 @@ def test_a_head_that_never_ends(desk: Desk) -> None:
         answer = client.answer()
     assert (answer.status, answer.ended) == ("408 Request Timeout", True)
     assert desk.log.loud == ["header_timeout"]
+    assert desk.log.named("header_timeout")[0]["peer"] == (os.getpid(), os.geteuid(), os.getegid())
 
 
 def test_a_client_that_leaves_within_the_head(desk: Desk) -> None:

@@ -536,6 +536,14 @@ def test_a_client_by_tcp(desk: Desk, port: socket.socket) -> None:
     assert desk.scoreboard.read(3).peer == "192.0.2.1:4711"
 
 
+def test_a_bad_client_by_tcp(desk: Desk, port: socket.socket) -> None:
+    """The log has its address."""
+    with served(exchange_at(desk, never, port), ("2001:db8::7", 4711)) as client:
+        client.sendall(b"GET / HTTP/9.9\r\n\r\n")
+        read_all(client)
+    assert desk.log.named("bad_request")[0]["peer"] == "[2001:db8::7]:4711"
+
+
 def test_a_socket_for_fastcgi_alone(desk: Desk) -> None:
     """HTTP there is answered 400 with the directive that is right."""
     exchange = Exchange(never, desk.slot, desk.log, Limits(), multiprocess=True, door=Door("fastcgi"))
