@@ -27,7 +27,7 @@ from prefork.errors import ConfigurationError, PreforkError, ProtocolError
 from prefork.log import Logger
 from prefork.master.loop import Master
 from prefork.master.reload import Outcome, Reloads
-from prefork.master.report import describe_episodes, describe_listeners, describe_server, describe_slow
+from prefork.master.report import describe_episodes, describe_listeners, describe_server, describe_slow, note_look
 from prefork.master.scaling import Scaling
 from prefork.master.stack_report import look_at_all, look_at_one
 from prefork.master.taps import Taps
@@ -70,7 +70,7 @@ class Door:
         self._leavers: list[_Client] = []
         self._commands: dict[str, Callable[[Order, _Client], _Answer]] = {
             "ping": lambda _order, _client: describe_listeners(master),
-            "status": lambda _order, _client: describe_server(master, time.monotonic()),
+            "status": self._status,
             "stop": self._stop,
             "reopen-logs": self._reopen_logs,
             "reload": self._reload,
@@ -148,6 +148,11 @@ class Door:
             raise ProtocolError(f"this server (pid {os.getpid()}) does not serve {order.socket}")
         answer = self._commands[order.command](order, client)
         return None if answer is None else {"ok": True, **answer}
+
+    def _status(self, _order: Order, _client: _Client) -> _Answer:
+        now = time.monotonic()
+        note_look(self._master, now)
+        return describe_server(self._master, now)
 
     def _stop(self, order: Order, client: _Client) -> _Answer:
         client.until = None

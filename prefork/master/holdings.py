@@ -83,6 +83,7 @@ class Holdings:
         self.requests_before: dict[int, int] = {}  # by slot: what its counter said when its worker was asked for
         self.account_before: dict[int, Account] = {}  # the same of its account
         self.loads = Loads()
+        self.watched_until = 0.0  # monotonic; somebody looks at the status
 
     def replace_listener(self, number: int, successor: Listener) -> None:
         """Put an open listener in the place of the current one, which has this ``number`` and is kept for its queue."""

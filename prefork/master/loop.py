@@ -371,6 +371,7 @@ class Master:
             waiting, limit = (queue.waiting, queue.limit) if queue is not None else (None, None)
             behind = holdings.count_earlier(self._queues.diagnosis, pool.listeners_served)
             holdings.control.wait(bool(waiting or behind))
+            holdings.control.watch(now < holdings.watched_until)
             if len(pool.workers) - states.count(IDLE) > hands.ledger.most_active:
                 hands.ledger.was_active(pool.active(states))
             due = deadlines.is_due(pool.rules, self._memory.of(pool.name), now)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from prefork.log import Logger
 from prefork.master.loop import Master
-from prefork.master.report import describe_pools, describe_recent, find_problems
+from prefork.master.report import describe_pools, describe_recent, find_problems, note_look
 from prefork.system.bulletin import Bulletin
 
 __all__ = ["Publisher"]
@@ -41,8 +41,9 @@ class Publisher:
     def _begin(self) -> None:
         self._master.attend(self._bulletin.bell, self._ring)
 
-    def _ring(self, _now: float) -> None:
+    def _ring(self, now: float) -> None:
         self._bulletin.answer()
+        note_look(self._master, now)
         self._rung = True
 
     def _beat(self, now: float) -> float | None:

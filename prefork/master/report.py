@@ -29,6 +29,7 @@ __all__ = [
     "describe_server",
     "describe_slow",
     "find_problems",
+    "note_look",
     "shown",
 ]
 
@@ -48,6 +49,9 @@ STATES: Final = {
 }
 """What a worker does, in php-fpm's words where it has one."""
 
+_LOOK_LASTS: Final = 60.0
+"""Seconds; whoever watches looks again before."""
+
 _STUCK: Final = 10.0
 """Seconds after which a pool of which every worker runs a request for longer is no healthy one."""
 
@@ -62,6 +66,12 @@ def describe_server(master: Master, now: float) -> dict[str, Any]:
         "start since": round(time.time() - master.started, 3),
         "pools": describe_pools(master, now),
     }
+
+
+def note_look(master: Master, now: float) -> None:
+    """Somebody looks at the status: from now on, and for a while, workers tell what costs them a system call."""
+    for hands in master.pools:
+        hands.holdings.watched_until = now + _LOOK_LASTS
 
 
 def describe_pools(master: Master, now: float) -> list[dict[str, Any]]:

@@ -4,9 +4,8 @@ Written by the master, read by workers once per request, without a lock. Sealed 
 writes: no process but the master, whose mapping is older than the seal, can ever write to it (``F_SEAL_FUTURE_WRITE``,
 Linux 5.1).
 
-Layout: the doorbell byte, the log epoch, whether
-somebody waits, the tap; then the retire bytes of all slots, their dump bytes, and for each slot the number of the
-request that must stop.
+Layout: the doorbell byte, the log epoch, whether somebody waits, the tap, whether somebody looks at the status; then
+the retire bytes of all slots, their dump bytes, and for each slot the number of the request that must stop.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ __all__ = [
     "LOG_EPOCH",
     "TAP",
     "WAITING",
+    "WATCHED",
     "ControlPage",
     "control_size",
     "rows",
@@ -37,6 +37,7 @@ DOORBELL: Final = 0
 LOG_EPOCH: Final = 1
 WAITING: Final = 2
 TAP: Final = 3
+WATCHED: Final = 4
 
 # Linux uapi/linux/fcntl.h; Python names only the first four, and only since 3.8.
 _F_SEAL_SEAL: Final = 1
@@ -90,6 +91,10 @@ class ControlPage:
     def wait(self, waiting: bool) -> None:
         """Tell all workers whether connections wait in the listen queue."""
         self._page[WAITING] = waiting
+
+    def watch(self, watched: bool) -> None:
+        """Tell all workers whether somebody looks at the status, and wants what costs a system call a request."""
+        self._page[WATCHED] = watched
 
     def tap(self, flags: int) -> None:
         """Tell all workers whether somebody looks at their traffic, and how (`prefork.system.tap`); 0: nobody."""

@@ -11,7 +11,7 @@ import struct
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-__all__ = ["PEER_ROOM", "UCRED", "Peer", "ask_peer", "pack_address", "peer_of", "unpack_peer"]
+__all__ = ["PEER_ROOM", "UCRED", "Process", "ask_peer", "pack_address", "peer_of", "unpack_peer"]
 
 UCRED: Final = struct.Struct("@iII")
 """struct ucred: pid, uid, gid."""
@@ -22,14 +22,14 @@ PEER_ROOM: Final = 18
 _IPV4_SIZE: Final = 6
 
 
-class Peer(NamedTuple):
-    """``environ["prefork.peer"]``: the process that called connect(2), normally nginx, and who it was at that moment.
+class Process(NamedTuple):
+    """Who called connect(2): the process and its effective user and group at that moment, as our namespaces know them.
 
-    Process and user as this process's namespaces know them; pid 0 is a process of another one.
+    A pid of 0 is a process of another namespace.
     """
 
     pid: int
-    uid: int  # the effective ones
+    uid: int
     gid: int
 
 
@@ -38,9 +38,9 @@ def ask_peer(connection: socket.socket) -> bytes:
     return connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
 
 
-def peer_of(connection: socket.socket) -> Peer:
+def peer_of(connection: socket.socket) -> Process:
     """The process at the other end of a Unix socket. Raises OSError."""
-    return Peer(*UCRED.unpack(ask_peer(connection)))
+    return Process(*UCRED.unpack(ask_peer(connection)))
 
 
 def pack_address(host: str, port: int) -> bytes:
@@ -50,10 +50,10 @@ def pack_address(host: str, port: int) -> bytes:
 
 
 @lru_cache(maxsize=256)  # nearly always one of nginx's few processes
-def unpack_peer(packed: bytes) -> Peer | str | None:
+def unpack_peer(packed: bytes) -> Process | str | None:
     """A process, or an address with its port, as "127.0.0.1:80" or "[::1]:80"; None: unknown, or nothing known."""
     if len(packed) == UCRED.size:
-        return Peer(*UCRED.unpack(packed))
+        return Process(*UCRED.unpack(packed))
     port = int.from_bytes(packed[-2:], "big")
     if len(packed) == _IPV4_SIZE:
         return f"{socket.inet_ntop(socket.AF_INET, packed[:-2])}:{port}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from prefork.system.peers import Peer
+from prefork.system.peers import Process
 
 __all__ = ["BELIEVABLE", "BOUNDS", "LONGEST", "Account", "SlotRecord", "Totals", "counted", "in_seconds"]
 
@@ -50,7 +50,7 @@ class SlotRecord(NamedTuple):  # one is made for each worker, whenever the statu
     extension: float = 0.0  # seconds that the request may take on top of its limits
     waited: float | None = None  # seconds that it had waited for a worker; None: unknown
     length: int | None = None  # bytes of its body, as announced; None: unknown
-    peer: Peer | str | None = None  # who connected; None: unknown
+    peer: Process | str | None = None  # who connected; None: unknown
 
 
 class Account(NamedTuple):

@@ -40,12 +40,13 @@ _MINIMUM_SLOTS: Final = 64
 # byte by byte; a counter that drops to 0 for a moment looks like a restart to whoever collects it.
 _SEQUENCE: Final = struct.Struct("@Q")
 _LOWEST_BYTE: Final = 0 if sys.byteorder == "little" else 7
-_BEGUN: Final = struct.Struct(f"@d8xdqIHH16s440sH{PEER_ROOM}s")  # written when a request begins; nothing extended yet
+_BEGUN: Final = struct.Struct(f"@d8xdqIHH16s440sB{PEER_ROOM}s")  # written when a request begins; nothing extended yet
 _BEGUN_AT: Final = 16
-_WHOLE: Final = struct.Struct(f"@QQdddqIHH16s440sH{PEER_ROOM}s")
+_WHOLE: Final = struct.Struct(f"@QQdddqIHH16s440sB{PEER_ROOM}s")
 _DEADLINE: Final = struct.Struct("@QQdd")
 _METHOD_ROOM: Final = 16
 _URI_ROOM: Final = 440
+_PEER_AT: Final = 512
 _COUNTERS_AT: Final = 536
 _COUNTERS: Final = struct.Struct("@16Q")
 _RECORD_SIZE: Final = 960
@@ -196,8 +197,7 @@ class Slot:
     ``requests`` are those begun in this slot, by this worker and those before it. ``control`` is the control page, for
     whoever looks at a byte of it in every request; a fork replaces it.
 
-    The only writer of that slot. Every method is a few stores into shared memory: no system call, except the
-    eventfd write when the doorbell rings.
+    The only writer of that slot. Every method is a few stores into shared memory; only the doorbell is a system call.
     """
 
     def __init__(
@@ -288,7 +288,7 @@ class Slot:
         """Publish that a request begins: what, and when (monotonic seconds). Over-long text is cut.
 
         ``waited`` are the seconds that it had to wait for that, ``length`` the bytes of its body; negative if unknown.
-        ``peer`` is who connected, packed (`prefork.system.peers`).
+        ``peer`` is who connected (`prefork.system.peers`), or empty.
         """
         self.requests += 1
         self.extension = 0.0
@@ -327,6 +327,12 @@ class Slot:
         else:
             self._counts[_SEQUENCE_WORD] = self._sequence
         page[self.number] = state
+
+    def tell_peer(self, peer: bytes) -> None:
+        """Publish who connected, packed, of a request that has begun without."""
+        at = self._record_at + _PEER_AT
+        self._page[at + 1 : at + 1 + len(peer)] = peer
+        self._page[at] = len(peer)  # last: until then there is none
 
     def extend(self, seconds: float) -> None:
         """Publish that the request at hand may take so much longer, on top of what it may already."""

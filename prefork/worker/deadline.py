@@ -102,6 +102,11 @@ class Deadline:
             self.pending = False
             raise error
 
+    def tell_peer(self) -> None:
+        """For the signal's handler: publish who connected for the request at hand. Nobody may have asked before."""
+        if self._connection is not None:
+            self._slot.tell_peer(self._connection.ask_peer())
+
     def interrupt(self, frame: FrameType | None) -> None:
         """For the signal's handler: raise `RequestTimeout` if the request's time is over and ``frame`` may take it."""
         connection = self._connection

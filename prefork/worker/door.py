@@ -15,6 +15,7 @@ from typing import Any, Final, final
 
 from prefork.protocol import detect
 from prefork.protocol.http1 import Origin
+from prefork.system.peers import pack_address
 
 __all__ = ["UNIX", "Door"]
 
@@ -60,6 +61,10 @@ class Door:
         if not self.is_guarded:
             return True
         return _verdict(self._admitted, self._allowed, str(address[0]))
+
+    def peer(self, address: Any) -> bytes:
+        """Who connected, packed (`prefork.system.peers`), as far as accept(2) says it: an address, or nothing."""
+        return b"" if self.is_unix else pack_address(address[0], address[1])
 
     def origin(self, address: Any) -> Origin:
         """Where a connection from this address comes from."""

@@ -9,8 +9,7 @@
   connections (`Exchange.leave`). So does one that took too long (`RequestTimeout`, answered with 504).
 * A connection that closes without having sent anything is a probe, and no event.
 
-The usual request costs accept(2), recv(2), getsockopt(2) (who connected: for the status, and for the application),
-send(2), close(2) and no other system call.
+The usual request costs accept(2), recv(2), send(2), close(2) and no other system call.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from prefork.protocol import codec, detect, fastcgi, http1
 from prefork.protocol.codec import Codec, HeadLimits, plain_text
 from prefork.protocol.fastcgi_params import CGI_VARIABLES, Decoder
 from prefork.protocol.request import Request
-from prefork.system.controlpage import TAP, WAITING
-from prefork.system.peers import pack_address, unpack_peer
+from prefork.system.controlpage import TAP, WAITING, WATCHED
 from prefork.system.scoreboard import Slot
 from prefork.worker.accesslog import AccessLog
 from prefork.worker.clock import HttpDate
@@ -39,6 +37,7 @@ from prefork.worker.environ import environ_of
 from prefork.worker.limbo import Limbo
 from prefork.worker.limits import Limits
 from prefork.worker.notes import Notes, stems_from
+from prefork.worker.peer import Peer
 from prefork.worker.queueing import QueueTime
 from prefork.worker.request_ids import RequestIds
 from prefork.worker.stream import Errors, Input
@@ -138,7 +137,7 @@ class Exchange:
             connection = self._open(descriptor)
             if connection is None:
                 return
-        connection.begin(self._limits.header_timeout, b"" if self._door.is_unix else pack_address(*address[:2]))
+        connection.begin(self._limits.header_timeout, self._door.peer(address))
         self._connection = connection
         self._request_id = ""
         try:
@@ -266,7 +265,7 @@ class Exchange:
             return False
         if queue.waited > queue.timeout:
             return self._refuse_late(connection, reader, request)
-        peer = connection.ask_peer()
+        peer = connection.ask_peer() if self._slot.control[WATCHED] else connection.peer
         self._slot.begin(RUNNING, request.method, request.uri, began, queue.waited, request.content_length, peer)
         request_id = self._request_id = self._ids.choose(request.environ)
         self._errors.request_id = request_id
@@ -330,7 +329,7 @@ class Exchange:
         environ["wsgi.url_scheme"] = request.scheme
         environ["prefork.request_id"] = request_id
         if self._door.is_unix:
-            environ["prefork.peer"] = unpack_peer(transfer.connection.peer)
+            environ["prefork.peer"] = Peer(transfer.connection)
         deadline.begin(transfer.connection, began)
         try:
             deadline.in_server = False

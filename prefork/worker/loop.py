@@ -277,6 +277,7 @@ class Worker:
                     self._stack.show(frame, 0, "")
                 else:
                     self._stack.show(frame, exchange.deadline.number, exchange.request_id)
+                    exchange.deadline.tell_peer()
         finally:
             self._looking = False
         if exchange is not None:

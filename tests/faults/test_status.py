@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from harness import Nginx, Server, fetch, replace, wait_until
+from harness import Nginx, Server, control, fetch, replace, wait_until
 from harness.clients import connect, encode_request
 
 
@@ -152,14 +152,14 @@ def shows_itself(nginx: Nginx) -> bool:
     found = json.loads(nginx.fetch(path="/-/status?json&full").body)
     assert (found["pool"], found["total processes"]) == ("www", 2)
     running = [one for one in found["processes"] if one["state"] == "Running"]
-    asked = [(one["request uri"], is_nginx(one["peer"][0])) for one in running]
+    asked = [(one["request uri"], is_nginx(one["peer"])) for one in running]
     return asked == [("/-/status?json&full", True)]
 
 
-def is_nginx(pid: int) -> bool:
-    """Whether this is a process of nginx that lives: a status that is old may show one before it."""
+def is_nginx(peer: list[int] | None) -> bool:
+    """Whether this is a process of nginx that lives: a status that is old may show one before it, or none yet."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text().startswith("nginx: worker")
+        return peer is not None and Path(f"/proc/{peer[0]}/cmdline").read_text().startswith("nginx: worker")
     except FileNotFoundError:
         return False
 
@@ -175,6 +175,28 @@ def test_a_pool_shows_itself_at_paths_of_its_own(folder: Path) -> None:
                 wait_until(lambda: shows_itself(nginx), what="a status that shows the request it answers")
                 assert nginx.fetch(path="/-/status").text.startswith("pool:                 www\n")
                 assert nginx.fetch(path="/whoami").status == 200
+
+
+def test_who_connected_is_known_of_a_worker_whose_stack_was_looked_at(folder: Path) -> None:
+    """Nobody looked when its request began; what begins later says it by itself."""
+    with (
+        Server("faulty", "--workers", "2", "--control-socket", "control.sock", folder=folder) as server,
+        occupied(server, 1, "/slow?s=20"),
+    ):
+        busy = wait_until(lambda: [one for one in processes(folder) if one["state"] == "Running"])[0]
+        assert busy["peer"] is None
+        control(folder, "--control", "control.sock", "stacks", str(busy["pid"]))
+        with occupied(server, 1, "/slow?s=20"):
+            expected = [[os.getpid(), os.geteuid(), os.getegid()]] * 2
+            wait_until(lambda: [one["peer"] for one in processes(folder)] == expected, what="both of them")
+        end(server)
+
+
+def processes(folder: Path) -> list[dict[str, Any]]:
+    """As preforkctl sees them."""
+    done = control(folder, "--control", "control.sock", "status", "--json")
+    found: list[dict[str, Any]] = json.loads(done.stdout)["pools"][0]["processes"]
+    return found
 
 
 def test_who_connects_and_says_nothing_holds_nobody_up(folder: Path) -> None:

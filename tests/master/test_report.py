@@ -23,12 +23,13 @@ from prefork.cli import top
 from prefork.master import loads
 from prefork.master.loads import Loads
 from prefork.master.loop import Master
-from prefork.master.report import describe_recent, describe_server, find_problems
+from prefork.master.report import describe_recent, describe_server, find_problems, note_look
 from prefork.policy.model import ABANDONED, IDLE, READING, REFUSED_PEERS, RUNNING, SOFT_TIMEOUTS, STARTING, Phase
 from prefork.status.fields import FIELDS
 from prefork.status.openmetrics import as_openmetrics
 from prefork.status.render import as_html, as_json, as_text, as_xml
 from prefork.system.bulletin import Bulletin
+from prefork.system.controlpage import WATCHED
 from prefork.system.load import Load, load_of
 from prefork.system.peers import UCRED, pack_address
 from prefork.system.records import BOUNDS
@@ -309,3 +310,20 @@ def test_workers_that_start_were_never_active() -> None:
         master._snapshot(NOW)
         slot_of(hands, 1).enter(IDLE)
         assert describe(hands)["max active processes"] == 1
+
+
+def test_workers_are_told_that_somebody_looks_for_a_minute() -> None:
+    """What costs a system call a request is told from the next round on, and a minute after the last look no more."""
+    with hands_of() as hands, ExitStack() as ends:
+        master = Master(hands.log)  # type: ignore[arg-type]
+        ends.callback(master._queues.close)
+        ends.callback(master._selector.close)
+        master.add(hands)
+        slot = slot_of(hands, 0)
+        told = []
+        for now, look in ((NOW, False), (NOW + 1, True), (NOW + 40, True), (NOW + 99, False), (NOW + 101, False)):
+            if look:
+                note_look(master, now)
+            master._snapshot(now)
+            told.append(slot.control[WATCHED])
+        assert told == [0, 1, 1, 1, 0]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefork.system.peers import PEER_ROOM, UCRED, Peer, ask_peer, pack_address, peer_of, unpack_peer
+from prefork.system.peers import PEER_ROOM, UCRED, Process, ask_peer, pack_address, peer_of, unpack_peer
 
 
 def test_a_process() -> None:
@@ -54,6 +54,6 @@ def test_whatever_stands_there(packed: bytes) -> None:
     """A worker may have written anything: a process, an address, or unknown, and never an error."""
     found = unpack_peer(packed)
     if len(packed) == UCRED.size:
-        assert isinstance(found, Peer)
+        assert isinstance(found, Process)
     else:
         assert isinstance(found, str) == (len(packed) in (6, PEER_ROOM))

@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from harness.processes import PATIENCE, environment
 from prefork.policy.model import FREE, IDLE, READING, RUNNING, STARTING, WRITING
 from prefork.system.controlpage import WAITING, ControlPage
-from prefork.system.peers import UCRED, Peer
+from prefork.system.peers import PEER_ROOM, UCRED, Process
 from prefork.system.records import BOUNDS, Account, SlotRecord, Totals
 from prefork.system.scoreboard import Scoreboard, Slot, slots_for
 
 SLOTS = 70  # more than one row of 64 state bytes
 ROOM = 128  # so the records begin here
 RECORD = 960
-REQUEST = struct.Struct("@QQdddqIHH16s440sH18s")  # what a record begins with; counters follow
+REQUEST = struct.Struct("@QQdddqIHH16s440sB18s")  # what a record begins with; counters follow
 
 
 @dataclass(slots=True)
@@ -164,7 +164,7 @@ def test_a_request_is_published(pages: Pages) -> None:
     """State, number, start, generation, method, URI, peer arrive as they were said; the neighbours are untouched."""
     slot = pages.slot(69, generation=7)
     slot.begin(RUNNING, "POST", "/orders?id=1", 12.5, 0.25, 70, UCRED.pack(640, 33, 34))
-    assert pages.board.read(69) == SlotRecord(1, 12.5, 7, "POST", "/orders?id=1", 0.0, 0.25, 70, Peer(640, 33, 34))
+    assert pages.board.read(69) == SlotRecord(1, 12.5, 7, "POST", "/orders?id=1", 0.0, 0.25, 70, Process(640, 33, 34))
     assert pages.board.states() == bytes(69) + bytes([RUNNING])
     assert pages.board.read(68) == SlotRecord(0, 0.0, 0, "", "", 0.0, 0.0, 0)
 
@@ -236,6 +236,20 @@ def test_what_a_madman_left_does_not_stop_his_successor(pages: Pages, left: byte
 
 
 # how long a request may take
+
+
+def test_who_connected_may_be_told_later(pages: Pages) -> None:
+    """Of the request at hand; the next begins without."""
+    slot = pages.slot(69)
+    for packed, expected in (
+        (UCRED.pack(640, 33, 34), Process(640, 33, 34)),
+        (b"\0" * PEER_ROOM, "[::]:0"),
+        (b"", None),
+    ):
+        slot.begin(RUNNING, "GET", "/", 12.5)
+        assert pages.board.read(69).peer is None
+        slot.tell_peer(packed)
+        assert pages.board.read(69).peer == expected
 
 
 def test_a_request_may_be_given_more_time(pages: Pages) -> None:
@@ -578,7 +592,7 @@ def test_whole_records_have_even_sequences_that_only_grow(pages: Pages, left: in
 @pytest.mark.parametrize("length", [0, 3, 16, 17, 65_535])
 def test_a_length_beyond_its_field_is_the_whole_field(board: Scoreboard, length: int) -> None:
     """It never reads into the next record."""
-    texts = (b"M" * 16, b"u" * 440, length, b"p" * 18)
+    texts = (b"M" * 16, b"u" * 440, min(length, 255), b"p" * 18)
     scribble(board, 0, REQUEST.pack(2, 1, 1.0, 0.0, -1.0, -1, 1, length, length, *texts))
     read = board.read(0)
     assert (len(read.method), len(read.uri)) == (min(length, 16), min(length, 440))

@@ -834,17 +834,62 @@ def test_the_slot_says_reading_between_kept_requests(desk: Desk) -> None:
 
 
 def test_peer(desk: Desk) -> None:
-    """The process that connected, as attributes and as a sequence; the scoreboard has it, too."""
+    """The process that connected, as attributes and as a sequence; gone with the connection."""
     peers: list[Any] = []
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         peers.append(environ["prefork.peer"])
+        start_response("200 OK", list(PLAIN))
+        if environ["QUERY_STRING"]:
+            return [b""]
+        peer = peers[-1]
+        return [repr([peer.pid, peer.uid, peer.gid, list(peer), peer[0], peer[-1], len(peer), repr(peer)]).encode()]
+
+    exchange = desk.exchange(application)
+    for query in ("", "later"):
+        with desk.client(exchange) as client:
+            client.send(get(QUERY_STRING=query))
+            answer = client.answer()
+        if not query:
+            pid, uid, gid = os.getpid(), os.geteuid(), os.getegid()
+            text = f"Peer(pid={pid}, uid={uid}, gid={gid})"
+            assert answer.body == repr([pid, uid, gid, [pid, uid, gid], pid, gid, 3, text]).encode()
+    assert peers[0].pid == os.getpid()  # known before the end
+    with pytest.raises(ClientDisconnected):
+        _ = peers[1].pid
+    assert repr(peers[1]) == "Peer(closed)"
+    with desk.client(exchange) as client:
+        client.send(get())
+        client.answer()
+        with pytest.raises(ClientDisconnected):
+            _ = peers[1].pid
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_who_connected_is_asked_for_while_somebody_looks(desk: Desk, watched: bool) -> None:
+    """For the status; else it would be one more system call a request."""
+    desk.control.watch(watched)
+    desk.ask(hello, get())
+    assert desk.scoreboard.read(3).peer == ((os.getpid(), os.geteuid(), os.getegid()) if watched else None)
+
+
+def test_who_connected_can_be_told_later(desk: Desk) -> None:
+    """As a worker does that is asked for its stack; of a request at hand, and of no other."""
+    seen: list[Any] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(desk.scoreboard.read(3).peer)
+        exchange.deadline.tell_peer()
+        seen.append(desk.scoreboard.read(3).peer)
         return hello(environ, start_response)
 
-    desk.ask(application, get())
-    (peer,) = peers
-    assert (peer.pid, peer.uid, peer.gid) == peer == (os.getpid(), os.geteuid(), os.getegid())
-    assert desk.scoreboard.read(3).peer == peer
+    exchange = desk.exchange(application)
+    for _ in range(2):
+        with desk.client(exchange) as client:
+            client.send(get())
+            client.answer()
+    assert seen == [None, (os.getpid(), os.geteuid(), os.getegid())] * 2
+    exchange.deadline.tell_peer()
 
 
 def test_after_response(desk: Desk) -> None:
@@ -950,15 +995,14 @@ for turn in range(4):
 @pytest.mark.tool("strace")
 @pytest.mark.parametrize(("queue", "looks"), [("empty", []), ("waiting", ["poll"])])
 def test_system_calls(tmp_path: Any, queue: str, looks: list[str]) -> None:
-    """A small request costs accept, recv, send and close, who connected, and one look at its client if others wait."""
+    """A small request costs accept, recv, send and close, and nothing else; one look at its client if others wait."""
     trace = tmp_path / "trace"
     command = ["strace", "-o", str(trace), sys.executable, "-c", SYSTEM_CALLS, str(tmp_path / "s"), queue]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
     calls = [line.split("(")[0] if "begin" not in line else "begin" for line in trace.read_text().splitlines()]
     last = len(calls) - 1 - calls[::-1].index("begin")
-    expected = ["accept4", "recvfrom", *looks, "getsockopt", "sendto", "close", "write"]
-    assert calls[last + 1 : last + 1 + len(expected)] == expected
+    assert calls[last + 1 : last + 6 + len(looks)] == ["accept4", "recvfrom", *looks, "sendto", "close", "write"]
 
 
 def test_answers_are_whole(desk: Desk) -> None:
