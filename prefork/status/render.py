@@ -102,9 +102,9 @@ def _spell(key: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return summary(value)
     if key in _TIMES:
-        return _moment(value) if value else "-"
+        return _moment(int(value)) if value else "-"
     if key == "peer" and isinstance(value, list | tuple):
-        return " ".join(f"{name} {number}" for name, number in zip(("pid", "uid", "gid"), value, strict=False))
+        return _process(*value)
     if isinstance(value, list | tuple):
         return "; ".join(map(str, value))
     return str(value)
@@ -116,8 +116,13 @@ def _nothing(key: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _moment(seconds: float) -> str:
+def _moment(seconds: int) -> str:
     return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(seconds))
+
+
+@lru_cache(maxsize=256)
+def _process(pid: int, uid: int, gid: int) -> str:
+    return f"pid {pid} uid {uid} gid {gid}"
 
 
 def _line(key: str, value: str) -> str:
