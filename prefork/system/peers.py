@@ -51,9 +51,10 @@ def pack_address(host: str, port: int) -> bytes:
 
 @lru_cache(maxsize=256)  # nearly always one of nginx's few processes
 def unpack_peer(packed: bytes) -> Process | str | None:
-    """A process, or an address with its port, as "127.0.0.1:80" or "[::1]:80"; None: unknown, or nothing known."""
+    """A process, or an address with its port, as "127.0.0.1:80" or "[::1]:80"; None: unknown, or what cannot be."""
     if len(packed) == UCRED.size:
-        return Process(*UCRED.unpack(packed))
+        process = Process(*UCRED.unpack(packed))
+        return process if process.pid >= 0 else None
     port = int.from_bytes(packed[-2:], "big")
     if len(packed) == _IPV4_SIZE:
         return f"{socket.inet_ntop(socket.AF_INET, packed[:-2])}:{port}"

@@ -54,6 +54,6 @@ def test_whatever_stands_there(packed: bytes) -> None:
     """A worker may have written anything: a process, an address, or unknown, and never an error."""
     found = unpack_peer(packed)
     if len(packed) == UCRED.size:
-        assert isinstance(found, Process)
+        assert found is None or (isinstance(found, Process) and min(found) >= 0)
     else:
         assert isinstance(found, str) == (len(packed) in (6, PEER_ROOM))
